@@ -1,0 +1,79 @@
+"""What every room computes with: products summed in float32 or wider, rows picked by number, device axes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def wide(dtype: Any) -> Any:
+    """The dtype of sums: float32 for the half precisions, else the dtype itself."""
+    dtype = jnp.dtype(dtype)
+    return jnp.dtype(jnp.float32) if dtype.itemsize < 4 else dtype
+
+
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`a @ b` for a matrix or vector `b`; the result stays in the dtype that it was summed in."""
+    if a.dtype != b.dtype:  # a wide adjoint meets a half-precision array
+        a, b = a.astype(wide(a.dtype)), b.astype(wide(b.dtype))
+    return lax.dot_general(a, b, (((a.ndim - 1,), (0,)), ((), ())), preferred_element_type=wide(a.dtype))
+
+
+def rows(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """`table[ids]`, and rows of NaN for numbers outside the table (negative ones do not count from the end)."""
+    return table.at[_outside_is_last(table.shape[0], ids)].get(mode="fill", fill_value=jnp.nan)
+
+
+def add_rows(table: jax.Array, ids: jax.Array, values: jax.Array) -> jax.Array:
+    """`table[i] += value` for each pair; equal numbers accumulate, numbers outside the table are dropped."""
+    return table.at[_outside_is_last(table.shape[0], ids)].add(values, mode="drop")
+
+
+def _outside_is_last(size: int, ids: jax.Array) -> jax.Array:
+    return jnp.where(ids < 0, jnp.full_like(ids, size), ids)
+
+
+def reached(lengths: jax.Array, steps: int) -> jax.Array:
+    """Which of the steps 0 … steps−1 each length covers, `[…, steps]`."""
+    shape = (*lengths.shape, steps)
+    return lax.broadcasted_iota(lengths.dtype, shape, lengths.ndim) < jnp.broadcast_to(lengths[..., None], shape)
+
+
+def normal(key: jax.Array, shape: tuple[int, ...], inputs: int, dtype: Any) -> jax.Array:
+    """Weights of variance 1/inputs, drawn wide so that a half-precision net starts where its float32 twin does."""
+    return (jax.random.normal(key, shape, wide(dtype)) / inputs**0.5).astype(dtype)
+
+
+def orthogonal(key: jax.Array, size: int, dtype: Any) -> jax.Array:
+    """A random orthogonal matrix, uniform over all of them: QR of a normal one, with the signs that make R's diagonal
+    positive, since QR alone leaves them to the library that computes it."""
+    Q, R = jnp.linalg.qr(jax.random.normal(key, (size, size), wide(dtype)))
+    return (Q * jnp.where(jnp.diagonal(R) < 0, -1, 1).astype(Q.dtype)[None]).astype(dtype)
+
+
+def on_same_axes(*args: Any) -> tuple[Any, ...]:
+    """The arguments, every array marked as varying over each mesh axis that any of them varies over.
+
+    Inside `shard_map` a rule must return cotangents that vary as its inputs do. Marking a replicated
+    parameter here, outside the rule, makes JAX insert the sum over devices, once, where the mark is transposed.
+    """
+    axes = frozenset().union(*(_varying(a) for a in jax.tree.leaves(args)))
+
+    def mark(a: jax.Array) -> jax.Array:
+        missing = tuple(sorted(axes - _varying(a)))
+        return lax.pcast(a, missing, to="varying") if missing else a
+
+    return jax.tree.map(mark, args)
+
+
+def zeros(shape: tuple[int, ...], dtype: Any, like: jax.Array) -> jax.Array:
+    """Zeros that vary over the mesh axes `like` varies over, fit to start a scan's carry."""
+    return on_same_axes(jnp.zeros(shape, dtype), like)[0]
+
+
+def _varying(a: jax.Array) -> frozenset[str]:
+    kind = jax.typeof(a)
+    if hasattr(kind, "mat"):  # where the axes of one array stand together
+        return kind.mat.varying
+    return getattr(kind, "vma", frozenset())

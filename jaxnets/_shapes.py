@@ -1,0 +1,184 @@
+"""Checks at the boundary: what was expected and what came, under the caller's own names.
+
+Shapes and dtypes are known under every transformation and are always checked. Values (labels, lengths,
+NaN) are checked where they are concrete; under `jit` the nets answer a bad value with NaN instead.
+"""
+
+import operator
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+FLOATS = ("float64", "float32", "bfloat16", "float16")
+HALVES = ("bfloat16", "float16")
+MAY_BE_EMPTY = ("T",)  # a sequence of no steps has a meaning; an empty batch or layer has none
+
+
+class Call:
+    """The checks of one call: learns the size behind each letter from the first array that bears it."""
+
+    def __init__(self, where: str):
+        self.where = where
+        self.sizes: dict[str, tuple[int, str]] = {}
+        self.dtype: Any = None
+        self.dtype_from = ""
+
+    def fail(self, error: type[Exception], name: str, expected: str, came: Any, remedy: str = "") -> NoReturn:
+        raise error(f"{self.where}: {name} must be {expected}; got {came}.{remedy and ' ' + remedy}")
+
+    # Arrays: dtype and shape.
+
+    def floats(self, name: str, value: Any, *shapes: str) -> jax.Array:
+        """An array that shares its floating dtype with the call's others and fits one of `shapes`."""
+        a = self.array(name, value)
+        self._floating(name, a)
+        if self.dtype is None:
+            self.dtype, self.dtype_from = a.dtype, name
+        elif a.dtype != self.dtype:
+            self.fail(
+                TypeError, name, f"{self.dtype}, the dtype of {self.dtype_from}", a.dtype, "Convert one with .astype()."
+            )
+        return self._fit(name, a, shapes)
+
+    def integers(self, name: str, value: Any, *shapes: str) -> jax.Array:
+        """An array of whole numbers, at least 32 bits wide so that comparing cannot overflow."""
+        a = self.array(name, value)
+        if not jnp.issubdtype(a.dtype, jnp.integer):
+            self.fail(TypeError, name, "of an integer dtype", a.dtype, "Convert it with .astype(jnp.int32).")
+        return _at_least_32_bits(self._fit(name, a, shapes))
+
+    def targets(self, name: str, value: Any, *shapes: str) -> jax.Array:
+        """Targets of the logistic head or weights: integers and booleans serve, and with half-precision
+        parameters a float of any width."""
+        a = self.array(name, value)
+        if jnp.issubdtype(a.dtype, jnp.integer) or a.dtype == jnp.bool_:
+            return self._fit(name, a, shapes)
+        self._floating(name, a)
+        if a.dtype != self.dtype and self.dtype.name not in HALVES:
+            return self.floats(name, a, *shapes)  # refuses, and names both dtypes
+        return self._fit(name, a, shapes)
+
+    def optional(self, name: str, value: Any, *shapes: str) -> jax.Array | None:
+        return None if value is None else self.floats(name, value, *shapes)
+
+    def array(self, name: str, value: Any) -> jax.Array:
+        try:
+            return jnp.asarray(value)
+        except (TypeError, ValueError) as err:
+            raise TypeError(f"{self.where}: {name} must be an array; got {type(value).__name__}.") from err
+
+    def _floating(self, name: str, a: jax.Array) -> None:
+        if a.dtype.name not in FLOATS:
+            remedy = "Convert it with .astype(jnp.float32)."
+            self.fail(TypeError, name, "floating (" + ", ".join(FLOATS) + ")", a.dtype, remedy)
+
+    def _fit(self, name: str, a: jax.Array, shapes: tuple[str, ...]) -> jax.Array:
+        shown = " or ".join("[" + ", ".join(s.split()) + "]" for s in shapes)
+        letters = next((s.split() for s in shapes if len(s.split()) == a.ndim), None)
+        if letters is None:
+            self.fail(ValueError, name, f"of shape {shown}", list(a.shape))
+        for letter, size in zip(letters, a.shape, strict=True):
+            if size == 0 and letter == "B":
+                self.fail(
+                    ValueError, name, f"of shape {shown} with at least one row", f"the empty batch {list(a.shape)}"
+                )
+            if size == 0 and letter not in MAY_BE_EMPTY:
+                self.fail(ValueError, name, f"of shape {shown} with {letter} at least 1", list(a.shape))
+            known, source = self.sizes.setdefault(letter, (size, name))
+            if size != known:
+                self.fail(ValueError, name, f"of shape {shown} with {letter} = {known} (from {source})", list(a.shape))
+        return a
+
+    # Values: looked at only where they are concrete.
+
+    def no_nan(self, name: str, a: jax.Array | None, valid: Any = None) -> None:
+        """Refuses NaN in `a`, except where the concrete mask `valid` (leading axes of `a`) says it is never read."""
+        if a is None or not _concrete(a) or not _concrete(valid):
+            return
+        with jax.ensure_compile_time_eval():
+            bad = jnp.isnan(a)
+            if valid is not None:
+                bad &= jnp.reshape(valid, valid.shape + (1,) * (a.ndim - valid.ndim))
+            if not bool(bad.any()):
+                return
+        self.fail(ValueError, name, "free of NaN", f"NaN at {_first(bad)}", "Drop or fill such entries first.")
+
+    def within(self, name: str, a: jax.Array | None, low: Any, high: Any, what: str, valid: Any = None) -> None:
+        """Refuses entries of `a` outside `low … high`; `what` tells where the bounds come from."""
+        if a is None or not _concrete(a) or not _concrete(valid):
+            return
+        with jax.ensure_compile_time_eval():
+            bad = (a < low) | (a > high) | (a != a)
+            if valid is not None:
+                bad &= valid
+            if not bool(bad.any()):
+                return
+        at = _first(bad)
+        self.fail(ValueError, name, f"within {low} … {high} ({what})", f"{np.asarray(a)[tuple(at)]} at {at}")
+
+    # Options.
+
+    def instance(self, name: str, value: Any, kind: type) -> None:
+        if not isinstance(value, kind):
+            room = kind.__module__.rpartition(".")[2]
+            self.fail(TypeError, name, f"a {room}.{kind.__name__}, as {room}.init makes it", type(value).__name__)
+
+    def choice(self, name: str, value: Any, *options: str) -> None:
+        if not (isinstance(value, str) and value in options):
+            self.fail(ValueError, name, "one of " + ", ".join(map(repr, options)), repr(value))
+
+    def size(self, name: str, value: Any, least: int = 1) -> int:
+        """A Python integer of at least `least`."""
+        try:
+            n = operator.index(value)
+        except TypeError:
+            n = None
+        if n is None or isinstance(value, bool):
+            self.fail(TypeError, name, "an integer", f"{value!r}, a {type(value).__name__}")
+        if n < least:
+            self.fail(ValueError, name, f"at least {least}", n)
+        return n
+
+    def float_dtype(self, dtype: Any) -> np.dtype:
+        """The dtype that `init` is asked for; float64 only where JAX can hold it."""
+        try:
+            d = np.dtype(dtype)
+        except TypeError:
+            d = None
+        if d is None or d.name not in FLOATS:
+            self.fail(TypeError, "dtype", "one of " + ", ".join(FLOATS), repr(dtype))
+        if d.name == "float64" and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+            remedy = 'Switch it on with jax.config.update("jax_enable_x64", True).'
+            self.fail(ValueError, "dtype", "at most 32 bits wide while jax_enable_x64 is off", d.name, remedy)
+        return d
+
+    def key(self, key: Any) -> jax.Array:
+        """One key of `jax.random`, of the new style or the old."""
+        typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        old = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.ndim == 1
+        if not (typed and key.ndim == 0) and not old:
+            came = f"{type(key).__name__} {getattr(key, 'shape', key)!r}"
+            self.fail(TypeError, "key", "one key of jax.random", came, "Make one with jax.random.key(0).")
+        return jnp.asarray(key)
+
+
+def valid_steps(lengths: jax.Array | None, steps: int) -> Any:
+    """Which steps the concrete `lengths` reach, `[B, T]`: for checking values; None where nothing is known."""
+    if lengths is None or not _concrete(lengths):
+        return lengths
+    return np.arange(steps) < np.asarray(lengths)[..., None]
+
+
+def _concrete(a: Any) -> bool:
+    return not isinstance(a, Tracer) and getattr(a, "is_fully_addressable", True)
+
+
+def _first(bad: Any) -> list[int]:
+    return [int(i) for i in np.argwhere(np.asarray(bad))[0]]
+
+
+def _at_least_32_bits(a: jax.Array) -> jax.Array:
+    return a.astype(jnp.int32) if a.dtype.itemsize < 4 else a

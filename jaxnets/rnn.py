@@ -1,0 +1,447 @@
+"""Recurrent net: tanh states, the chain rule through time, in full or truncated.
+
+Symbols; a batch is rows, the batch axis may be absent; t = 1 … T:
+
+    x [B, T, D]  inputs, x_t [B, D]              U [D, H]  from input to state     b [H]  bias of the state
+    h [B, T, H]  states, h_t [B, H]              W [H, H]  from state to state     c      bias of the head
+    h0 [B, H]    state before the first step     V [H, C]  from state to head (or [H], one output)
+
+Integer x [B, T] picks rows of U: one-hot inputs without the one-hot. Steps beyond a row's length leave its state be.
+
+Forward                                          Backward; g_t = ∂ℓ/∂h_t through the head at t alone (H4, H7)
+    (R1) a_t = x_t U + h_{t−1} W (+ b),              (R3) δ_t = (g_t + δ_{t+1} Wᵀ) ⊙ (1 − h_t²),  δ_{T+1} = 0
+         h_t = tanh(a_t)                             (R4) W̄ = Σ_t h_{t−1}ᵀ δ_t,  Ū = Σ_t x_tᵀ δ_t,  b̄ = Σ_t δ_t
+    (R2) z_t = h_t V (+ c), a head at every          (R5) x̄_t = δ_t Uᵀ,  h̄_0 = δ_1 Wᵀ
+         step (ℓ = Σ_t ℓ_t) or at the last           (R6) truncated to n steps: δ_{t+1} Wᵀ is dropped where n divides t
+                                                     (R7) descent: θ ← θ − α ∂ℓ/∂θ
+
+Time goes by in chunks: one product a chunk for x U, W̄, Ū and x̄, and the states of a chunk can be computed again from
+the one that was carried into it, which is then all that the backward pass keeps (`_plan`).
+
+Reference: P. J. Werbos, Backpropagation through time: what it does and how to do it, Proc. IEEE 78 (1990).
+"""
+
+import operator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxnets import heads
+from jaxnets._arrays import add_rows, dot, normal, on_same_axes, orthogonal, reached, rows, wide, zeros
+from jaxnets._chunks import batch_first, chunk_of, near_divisor, over_chunks
+from jaxnets._shapes import Call, valid_steps
+
+
+class Params(NamedTuple):
+    """Weights of the net."""
+
+    U: jax.Array  # [D, H] from input to state
+    W: jax.Array  # [H, H] from state to state
+    b: jax.Array | None  # [H] bias of the state
+    V: jax.Array  # [H, C] from state to head; [H] for one output
+    c: jax.Array | None  # [C] bias of the head; [] for one output
+
+
+def init(key: Any, inputs: int, hidden: int, outputs: int, *, bias: bool = True, dtype: Any = jnp.float32) -> Params:
+    """Random weights; `outputs=1` makes the net logistic, more make it softmax.
+
+    W is a random orthogonal matrix, which neither shrinks nor swells what is carried from step to step. U is normal
+    with variance 1/inputs and V with variance 1/hidden, so that inputs and states of unit size give sums of unit
+    size; biases are zero.
+
+    >>> import jax
+    >>> init(jax.random.key(0), inputs=4, hidden=3, outputs=2).V.shape
+    (3, 2)
+    """
+    call = Call("rnn.init")
+    key, dtype = call.key(key), call.float_dtype(dtype)
+    D, H, C = call.size("inputs", inputs), call.size("hidden", hidden), call.size("outputs", outputs)
+    key_U, key_W, key_V = jax.random.split(key, 3)
+    return Params(
+        U=normal(key_U, (D, H), D, dtype),
+        W=orthogonal(key_W, H, dtype),
+        b=jnp.zeros(H, dtype) if bias else None,
+        V=normal(key_V, (H,) if C == 1 else (H, C), H, dtype),
+        c=jnp.zeros(() if C == 1 else C, dtype) if bias else None,
+    )
+
+
+def reference(
+    params: Params,
+    x: Any,
+    lengths: Any = None,
+    h0: Any = None,
+    every_step: bool = False,
+    truncate: int | None = None,
+    save: str | int = "auto",
+) -> jax.Array:
+    """The forward pass as the page writes it, without a rule; same call as `forward` (`save` is autodiff's affair)."""
+    params, data = _check(Call("rnn.reference"), params, x, lengths, h0, truncate, save)
+    x, lengths, h0 = _with_batch(data, params.W)
+    T = x.shape[1]
+    wide_params, h0 = jax.tree.map(lambda a: a.astype(wide(a.dtype)), (params, h0))
+    (U, W, b, V, c), x, h0 = on_same_axes(wide_params, chunk_of(x, 0, T, _valid(lengths, 0, T)), h0)
+
+    def step(h_tm1, x_t_and_t_m1):
+        x_t, t_m1 = x_t_and_t_m1
+        x_U = rows(U, x_t) if _is_index(x) else x_t.astype(U.dtype) @ U
+        h_in = h_tm1
+        if truncate is not None:
+            h_in = jnp.where((t_m1 > 0) & (t_m1 % truncate == 0), lax.stop_gradient(h_tm1), h_tm1)
+        a_t = x_U + h_in @ W
+        a_t = checkpoint_name(a_t if b is None else a_t + b[None], "a")
+        h_t = checkpoint_name(jnp.tanh(a_t), "h")
+        if lengths is None:
+            return h_t, h_t
+        valid = (t_m1 < lengths)[:, None]
+        return jnp.where(valid, h_t, h_tm1), jnp.where(valid, h_t, 0)
+
+    h_T, h = lax.scan(step, h0, (x, jnp.arange(T, dtype=jnp.int32)))
+    z = heads.reference_logits(jnp.swapaxes(h, 0, 1) if every_step else h_T, V, c)
+    return (z[0] if data.single else z).astype(params.W.dtype)
+
+
+class _Plan(NamedTuple):
+    """What is decided from sizes and options before anything is computed."""
+
+    every: bool  # all states come back, else the last alone
+    truncate: int | None  # n of R6
+    chunk: int  # steps a chunk
+    keep: bool  # keep every state that is carried in; else one a chunk, and compute the others again
+
+
+def _plan(x: jax.Array, W: jax.Array, every: bool, truncate: int | None, save: str | int) -> _Plan:
+    """The cost formula behind `save`: sizes in, decisions out.
+
+    Keeping all states costs T·B·H numbers; keeping one a chunk of L costs about T/L + 3L times B·H, so that L = √T is
+    near the least, and one more product h W a step. That product is cheap beside the memory it saves where W is small
+    and the states outgrow the cache. Where all are kept, a chunk need only be long enough for one good product.
+    """
+    B, T, H = x.shape[0], x.shape[1], W.shape[0]
+    keep = save == "all" or (save == "auto" and (H > 256 or T * B * H * W.dtype.itemsize <= 8 * 2**20))
+    if isinstance(save, str):
+        ideal = max(16, -(-1024 // B)) if keep else max(8, round(T**0.5))
+        chunk = near_divisor(T, ideal) if 2 * ideal < T else T
+    else:
+        chunk = operator.index(save)
+    return _Plan(every, truncate, max(1, min(chunk, T)), keep)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _run(plan: _Plan, x: Any, U: Any, W: Any, b: Any, h0: Any, lengths: Any) -> jax.Array:
+    return _run_fwd(plan, x, U, W, b, h0, lengths)[0]
+
+
+def _run_fwd(plan, x, U, W, b, h0, lengths):
+    """x [B, T, D] or [B, T], h0 [B, H] -> h [B, T, H] or h_T [B, H].
+
+    Saves what is carried in, h_{t−1}, of every step or of each chunk's first: no shifted copy of the states is made.
+    """
+
+    def chunk(h, start, steps, _):
+        valid = _valid(lengths, start, steps)
+        x_c = chunk_of(x, start, steps, valid)
+        h_end, carried_in, states = _chunk_states(x_c, valid, U, W, b, h, plan.every)
+        if states is not None and valid is not None:
+            states = jnp.where(valid[:, :, None], states, 0)
+        return h_end, (carried_in if plan.keep else h, states)
+
+    h_T, outs = over_chunks(chunk, h0, x.shape[1], plan.chunk)
+    kept, states = zip(*(out or (None, None) for out in outs), strict=True)
+    return batch_first(*states) if plan.every else h_T, (x, U, W, b, lengths, h_T, kept)
+
+
+def _chunk_states(x, valid, U, W, b, h, every):
+    """One chunk: x [L, B, D], the state before it -> the state after it, what is carried into each step [L, B, H], and,
+    for `every`, the states [L, B, H]."""
+    x_U = rows(U, x) if _is_index(x) else dot(x.reshape(-1, U.shape[0]), U).reshape(*x.shape[:2], -1)  # (R1)
+    x_U = x_U.astype(wide(U.dtype))
+    if b is not None:
+        x_U = x_U + b.astype(x_U.dtype)[None, None]  # (R1)
+
+    def step(h_tm1, x_U_and_valid):
+        x_U_t, valid_t = x_U_and_valid
+        a_t = x_U_t + dot(h_tm1, W)  # (R1)
+        h_t = jnp.tanh(a_t).astype(h_tm1.dtype)  # (R1)
+        if valid_t is not None:
+            h_t = jnp.where(valid_t[:, None], h_t, h_tm1)
+        return h_t, (h_tm1, h_t if every else None)
+
+    h, (carried_in, states) = lax.scan(step, h, (x_U, valid))
+    return h, carried_in, states
+
+
+def _run_bwd(plan, saved, h_bar):
+    x, U, W, b, lengths, h_T, kept = saved
+    sums = wide(W.dtype)
+    B, T, H = x.shape[0], x.shape[1], W.shape[0]
+
+    def chunk(carry, start, steps, kept):
+        handed_back, (U_bar, W_bar, b_bar) = carry
+        valid, cut = _valid(lengths, start, steps), _cut(plan.truncate, lengths, T, start, steps)
+        x_c = chunk_of(x, start, steps, valid)
+        h_tm1 = kept if plan.keep else _chunk_states(x_c, valid, U, W, b, kept, False)[1]
+        g = chunk_of(h_bar, start, steps, None) if plan.every else None
+        handed_back, delta = _chunk_deltas(g, h_tm1, valid, cut, W.astype(sums), handed_back)
+        delta = delta.reshape(steps * B, H)
+        W_bar = W_bar + dot(h_tm1.reshape(steps * B, H).T, delta)  # (R4)
+        b_bar = b_bar + jnp.sum(delta, 0)  # (R4)
+        if _is_index(x):
+            U_bar = add_rows(U_bar, x_c.reshape(-1), delta)  # (R4), x_t one-hot
+            return (handed_back, (U_bar, W_bar, b_bar)), None
+        U_bar = U_bar + dot(x_c.reshape(steps * B, -1).T, delta)  # (R4)
+        x_bar = dot(delta, U.T).astype(x.dtype)  # (R5)
+        return (handed_back, (U_bar, W_bar, b_bar)), x_bar.reshape(steps, B, -1)
+
+    from_head = zeros((B, H), sums, h_bar) if plan.every else h_bar.astype(sums)
+    nothing = tuple(zeros(shape, sums, W) for shape in (U.shape, W.shape, (H,)))
+    carry, x_bar = over_chunks(chunk, ((from_head, h_T), nothing), T, plan.chunk, kept, reverse=True)
+    (h0_bar, _), (U_bar, W_bar, b_bar) = carry  # (R5): h̄_0 is what the first step hands back, δ_1 Wᵀ
+    U_bar, W_bar, b_bar, h0_bar = (a.astype(W.dtype) for a in (U_bar, W_bar, b_bar, h0_bar))
+    return None if _is_index(x) else batch_first(*x_bar), U_bar, W_bar, None if b is None else b_bar, h0_bar, None
+
+
+def _chunk_deltas(g, h_tm1, valid, cut, W, handed_back):
+    """One chunk, last step first: g (None, or the head's part at each step), what the step after the chunk handed back
+    -> what the chunk's first step hands back, and δ [L, B, H]."""
+
+    def step(handed_back, inputs):
+        delta_tp1_W, h_t = handed_back  # δ_{t+1} Wᵀ, and what was carried into step t + 1
+        g_t, h_tm1, valid_t, cut_t = inputs
+        carried = delta_tp1_W if cut_t is None else jnp.where(cut_t[:, None], 0, delta_tp1_W)  # (R6)
+        h_t_bar = carried if g_t is None else g_t.astype(W.dtype) + carried
+        delta_t = h_t_bar * (1 - jnp.square(h_t.astype(W.dtype)))  # (R3)
+        if valid_t is None:
+            return (dot(delta_t, W.T), h_tm1), delta_t
+        delta_t = jnp.where(valid_t[:, None], delta_t, 0)
+        return (jnp.where(valid_t[:, None], dot(delta_t, W.T), delta_tp1_W), h_tm1), delta_t
+
+    return lax.scan(step, handed_back, (g, h_tm1, valid, cut), reverse=True)
+
+
+_run.defvjp(_run_fwd, _run_bwd)
+
+
+def _valid(lengths: jax.Array | None, start: Any, steps: int) -> jax.Array | None:
+    """Which of the steps `start …` each row reaches, [L, B]; None where all do."""
+    return None if lengths is None else _times(start, steps)[:, None] <= lengths[None]
+
+
+def _cut(truncate: int | None, lengths: jax.Array | None, T: int, start: Any, steps: int) -> jax.Array | None:
+    """(R6): after which steps t nothing is handed back from t + 1, [L, B or 1]. What enters at a row's last step does
+    not come through time, it is the head's."""
+    if truncate is None:
+        return None
+    t = _times(start, steps)[:, None]
+    return (t % truncate == 0) & (t < (T if lengths is None else lengths[None]))
+
+
+def _times(start: Any, steps: int) -> jax.Array:
+    return start + 1 + jnp.arange(steps, dtype=jnp.int32)  # t counts from 1, as the page does
+
+
+# What users call.
+
+
+def states(
+    x: Any,
+    U: Any,
+    W: Any,
+    b: Any = None,
+    h0: Any = None,
+    lengths: Any = None,
+    truncate: int | None = None,
+    save: str | int = "auto",
+) -> jax.Array:
+    """The operation: all states `h [B, T, H]` of `x [B, T, D]`, or of integer `x [B, T]` that picks rows of `U`.
+
+    Args:
+      h0: `[B, H]`, zero if absent; it has a gradient.
+      lengths: `[B]`, from 0 to T. What lies beyond is never read; states there are 0, and so is what flows back.
+      truncate: n of R6: nothing is handed back from step t + 1 to t where n divides t. Absent: full backpropagation.
+      save: what the backward pass keeps. `"all"` states; an integer n: one state in n, the others are computed again;
+        `"auto"` chooses by size.
+
+    Without the batch axis, `[T, D]` gives `[T, H]`. Gradients with respect to `x`, `U`, `W`, `b`, `h0` are R3 to R6 by
+    hand.
+    """
+    return _operation(Call("rnn.states"), True, x, U, W, b, h0, lengths, truncate, save)
+
+
+def last_state(
+    x: Any,
+    U: Any,
+    W: Any,
+    b: Any = None,
+    h0: Any = None,
+    lengths: Any = None,
+    truncate: int | None = None,
+    save: str | int = "auto",
+) -> jax.Array:
+    """The last state alone, `[B, H]`: `h_L` of a row of length L, `h0` of length 0. Arguments as for `states`; no
+    adjoint of shape `[B, T, H]` is ever built."""
+    return _operation(Call("rnn.last_state"), False, x, U, W, b, h0, lengths, truncate, save)
+
+
+def forward(
+    params: Params,
+    x: Any,
+    lengths: Any = None,
+    h0: Any = None,
+    every_step: bool = False,
+    truncate: int | None = None,
+    save: str | int = "auto",
+) -> jax.Array:
+    """Logits of the last valid step, `[B, C]`, or with `every_step` of all, `[B, T, C]`; without the last axis where
+    the net has one output. Arguments as for `states`; beyond a row's length stand the logits of a zero state."""
+    params, data = _check(Call("rnn.forward"), params, x, lengths, h0, truncate, save)
+    return _logits(params, data, every_step, truncate, save).astype(params.W.dtype)
+
+
+def loss(
+    params: Params,
+    x: Any,
+    y: Any,
+    lengths: Any = None,
+    h0: Any = None,
+    every_step: bool | None = None,
+    truncate: int | None = None,
+    save: str | int = "auto",
+    *,
+    weights: Any = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Loss, float32 or wider: `y [B]` scores the last valid step, `y [B, T]` every valid step.
+
+    Targets lie in [0, 1] where the net has one output, else they are classes. The mean is over what is scored: rows, or
+    all valid steps of the batch. `weights` (shaped as `y`) and `reduction` as for `heads.logistic`, the rest as for
+    `states`; `every_step` follows from `y` and need not be given. `jax.grad(loss)` runs the hand-written rule.
+    """
+    call = Call("rnn.loss")
+    params, data = _check(call, params, x, lengths, h0, truncate, save)
+    last, every = ("", "T") if data.single else ("B", "B T")
+    shapes = (last, every) if every_step is None else (every,) if every_step else (last,)
+    y = call.array("y", y)
+    each = len(every.split()) == y.ndim
+    lengths = data.lengths if each else None
+    valid = valid_steps(lengths, data.steps)
+    classes = None if params.V.ndim == 1 else params.V.shape[1]
+    y, weights = heads._check_targets(call, "y", y, classes, shapes, weights, reduction, valid)
+    scored = None
+    if lengths is not None:  # a length out of range is NaN, not silence
+        scored = reached(lengths, data.steps) | (lengths < 0)[..., None]
+    h = _hidden(params, data, each, truncate, save)
+    return heads._loss(h, params.V, params.c, y, weights, scored, reduction)  # (R2)
+
+
+def predict(
+    params: Params,
+    x: Any,
+    lengths: Any = None,
+    h0: Any = None,
+    every_step: bool = False,
+    truncate: int | None = None,
+    save: str | int = "auto",
+) -> jax.Array:
+    """Probabilities, shaped as the logits of `forward`."""
+    params, data = _check(Call("rnn.predict"), params, x, lengths, h0, truncate, save)
+    z = _logits(params, data, every_step, truncate, save)
+    return heads._probabilities(z, params.V.ndim == 1).astype(params.W.dtype)
+
+
+def descend(params: Params, grads: Params, alpha: Any) -> Params:
+    """One step of plain gradient descent, the page's R7. For training take an optimizer of optax."""
+    return jax.tree.map(lambda theta, theta_bar: (theta - alpha * theta_bar).astype(theta.dtype), params, grads)  # (R7)
+
+
+# Inside.
+
+
+class _Data(NamedTuple):
+    """One call's inputs, checked, as the caller shaped them."""
+
+    x: jax.Array
+    lengths: jax.Array | None
+    h0: jax.Array | None
+
+    @property
+    def single(self) -> bool:
+        return self.x.ndim == (1 if _is_index(self.x) else 2)
+
+    @property
+    def steps(self) -> int:
+        return self.x.shape[0 if self.single else 1]
+
+
+def _is_index(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.integer)
+
+
+def _with_batch(data: _Data, W: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    """The batch axis if it is absent, h_0 = 0 if it is absent. A length out of range makes its row NaN, through h_0."""
+    x, lengths, h0 = jax.tree.map(lambda a: a[None], data) if data.single else data
+    if h0 is None:
+        h0 = jnp.zeros((x.shape[0], W.shape[0]), W.dtype)
+    if lengths is None:
+        return x, None, h0
+    known = (lengths >= 0) & (lengths <= data.steps)
+    return x, jnp.where(known, lengths, data.steps).astype(jnp.int32), jnp.where(known[:, None], h0, jnp.nan)
+
+
+def _hidden(params: Any, data: _Data, every: bool, truncate: int | None, save: str | int) -> Any:
+    """States or the last state, shaped as the caller shaped x; of `params` the cell's U, W, b are read."""
+    x, lengths, h0 = _with_batch(data, params.W)
+    plan = _plan(x, params.W, every, truncate, save)
+    h: Any = _run(plan, *on_same_axes(x, params.U, params.W, params.b, h0, lengths))
+    return h[0] if data.single else h
+
+
+def _logits(params: Params, data: _Data, every_step: bool, truncate: int | None, save: str | int) -> jax.Array:
+    return heads._logits(_hidden(params, data, every_step, truncate, save), params.V, params.c)  # (R2)
+
+
+def _operation(
+    call: Call, every: bool, x: Any, U: Any, W: Any, b: Any, h0: Any, lengths: Any, truncate: int | None, save: Any
+) -> jax.Array:
+    cell = Params(*_check_cell(call, "", U, W, b), V=None, c=None)  # pyright: ignore[reportArgumentType]
+    return _hidden(cell, _check_data(call, x, cell.U, lengths, h0, truncate, save), every, truncate, save)
+
+
+def _check(call: Call, params: Params, x: Any, lengths: Any, h0: Any, truncate: Any, save: Any) -> tuple[Params, _Data]:
+    call.instance("params", params, Params)
+    cell = _check_cell(call, "params.", params.U, params.W, params.b)
+    params = Params(*cell, *heads._check_head(call, params.V, params.c))
+    return params, _check_data(call, x, params.U, lengths, h0, truncate, save)
+
+
+def _check_cell(call: Call, prefix: str, U: Any, W: Any, b: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    U = call.floats(f"{prefix}U", U, "D H")
+    return U, call.floats(f"{prefix}W", W, "H H"), call.optional(f"{prefix}b", b, "H")
+
+
+def _check_data(call: Call, x: Any, U: jax.Array, lengths: Any, h0: Any, truncate: Any, save: Any) -> _Data:
+    x = call.array("x", x)
+    index = _is_index(x) and x.ndim < 3
+    x = call.integers("x", x, "B T", "T") if index else call.floats("x", x, "B T D", "T D")
+    data = _Data(x, None, None)
+    batch = "" if data.single else "B"
+    lengths = None if lengths is None else call.integers("lengths", lengths, batch)
+    h0 = call.optional("h0", h0, f"{batch} H")
+    call.within("lengths", lengths, 0, data.steps, "the steps of x")
+    valid = valid_steps(lengths, data.steps)
+    if index:
+        call.within("x", x, 0, U.shape[0] - 1, "a row of U", valid)
+    else:
+        call.no_nan("x", x, valid)
+    call.no_nan("h0", h0)
+    if truncate is not None:
+        call.size("truncate", truncate)
+    if isinstance(save, str):
+        call.choice("save", save, "auto", "all")
+    else:
+        call.size("save", save)
+    return _Data(x, lengths, h0)

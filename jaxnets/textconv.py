@@ -1,0 +1,364 @@
+"""Text convolution: windows of words, tanh, the maximum over time.
+
+Symbols of one sentence; a batch is rows, the batch axis may be absent; t = 1 … T' = T−k+1, filter j = 1 … F:
+
+    w_t [S]        word vectors, t = 1 … T           U [k, S, F]  filters, block i of column j is U[i, :, j]
+    x_t [k·S]      windows [w_t; …; w_{t+k−1}]       b [F]        bias of the filters
+    s   [T', F]    scores                            m [F]        winners: where each filter scores highest
+    h   [F]        features, then a head             E [N, S]     embedding table, w_t = E[token_t]
+
+Forward                                          Backward
+    (C1) s_tj = x_t · u_j (+ b_j)                    (C4) c_j = h̄_j (1 − h_j²)
+    (C2) m_j = argmax_t s_tj, the first              (C5) ū_j = c_j x_{m_j};  b̄_j = c_j
+         where several tie                           (C6) w̄_{m_j+i} += c_j U[i, :, j]
+    (C3) h_j = max_t tanh(s_tj) = tanh(s_{m_j j})    (C7) Ē[token_t] += w̄_t
+
+tanh rises everywhere, so it is taken of the winners alone; and gradient flows to the winners alone. Where scores tie,
+the first window wins: it has the value and all of the gradient. A sentence shorter than the window, of length 0 too, is
+one window whose missing words are zero vectors; what lies beyond a sentence's length is never read.
+
+Reference: Y. Kim, Convolutional neural networks for sentence classification, EMNLP 2014.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxnets import heads
+from jaxnets._arrays import add_rows, normal, on_same_axes, reached, rows, wide, zeros
+from jaxnets._shapes import Call, valid_steps
+
+
+class Params(NamedTuple):
+    """Weights of the net; one entry a window width in `U` and `b`."""
+
+    E: jax.Array | None  # [N, S] word vectors by token, None where the net is given word vectors
+    U: tuple[jax.Array, ...]  # [k, S, F] filters
+    b: tuple[jax.Array, ...] | None  # [F] bias of the filters
+    V: jax.Array  # [ΣF, C] from the features of all widths to the head; [ΣF] for one output
+    c: jax.Array | None  # [C] bias of the head; [] for one output
+
+
+def init(
+    key: Any,
+    embed: int = 300,
+    widths: Any = (3,),
+    filters: int = 100,
+    outputs: int = 1,
+    vocab: int | None = None,
+    *,
+    bias: bool = True,
+    dtype: Any = jnp.float32,
+) -> Params:
+    """Random weights for windows of each of `widths`, `filters` to a width; `vocab` words make a table E, without it
+    the net is given word vectors. `outputs=1` makes the net logistic, more make it softmax.
+
+    E is uniform within ±1/4 (the size of common pretrained vectors). U is normal with variance 1/(k·embed), so that
+    scores have the size of a word vector's entries and the winners stand near the straight part of tanh; V is normal
+    with variance one over the number of features; biases are zero.
+
+    >>> import jax
+    >>> init(jax.random.key(0), embed=4, widths=(2, 3), filters=5).U[1].shape
+    (3, 4, 5)
+    """
+    call = Call("textconv.init")
+    key, dtype = call.key(key), call.float_dtype(dtype)
+    S, F, C = call.size("embed", embed), call.size("filters", filters), call.size("outputs", outputs)
+    if isinstance(widths, str) or not hasattr(widths, "__len__") or len(widths) < 1:
+        call.fail(ValueError, "widths", "a sequence of one window width or more", repr(widths))
+    widths = [call.size(f"widths[{i}]", k) for i, k in enumerate(widths)]
+    key_E, key_V, *keys_U = jax.random.split(key, 2 + len(widths))
+    E = None
+    if vocab is not None:
+        shape = call.size("vocab", vocab), S
+        E = jax.random.uniform(key_E, shape, wide(dtype), -0.25, 0.25).astype(dtype)
+    features = F * len(widths)
+    return Params(
+        E=E,
+        U=tuple(normal(key_U, (k, S, F), k * S, dtype) for key_U, k in zip(keys_U, widths, strict=True)),
+        b=tuple(jnp.zeros(F, dtype) for _ in widths) if bias else None,
+        V=normal(key_V, (features,) if C == 1 else (features, C), features, dtype),
+        c=jnp.zeros(() if C == 1 else C, dtype) if bias else None,
+    )
+
+
+def reference(params: Params, x: Any, lengths: Any = None) -> jax.Array:
+    """The forward pass as the page writes it, without a rule; same call as `forward`."""
+    params, x, lengths = _check(Call("textconv.reference"), params, x, lengths)
+    dtype, single = params.V.dtype, _is_single(x)
+    params = jax.tree.map(lambda a: a.astype(wide(a.dtype)), params)
+    E, U, b, V, c = params
+    x, lengths = _with_batch(x, lengths)
+    w, lengths = _words(x.astype(V.dtype) if E is None else rows(E, _known(x, lengths)), lengths, U)
+    h = []
+    for i, U_k in enumerate(U):
+        k, S, F = U_k.shape
+        windows = w.shape[1] - k + 1
+        x_t = jnp.concatenate([w[:, i : i + windows] for i in range(k)], axis=2)
+        s = x_t @ U_k.reshape(k * S, F)
+        s = checkpoint_name(s if b is None else s + b[i][None, None], f"s{k}")
+        m = lax.argmax(_of_sentence(s, lengths, k), 1, jnp.int32)
+        h.append(checkpoint_name(jnp.take_along_axis(jnp.tanh(s), m[:, None], 1)[:, 0], f"h{k}"))
+    z = heads.reference_logits(jnp.concatenate(h, 1), V, c)
+    return (z[0] if single else z).astype(dtype)
+
+
+@jax.custom_vjp
+def _embed(E: jax.Array, tokens: jax.Array) -> jax.Array:
+    return _embed_fwd(E, tokens)[0]
+
+
+def _embed_fwd(E, tokens):
+    """tokens [B, T] -> word vectors [B, T, S]. Saves the tokens (and E, for its shape alone)."""
+    return rows(E, tokens), (E, tokens)
+
+
+def _embed_bwd(saved, w_bar):
+    E, tokens = saved
+    E_bar = add_rows(zeros(E.shape, wide(E.dtype), w_bar), tokens, w_bar.astype(wide(E.dtype)))  # (C7)
+    return E_bar.astype(E.dtype), None
+
+
+_embed.defvjp(_embed_fwd, _embed_bwd)
+
+
+@jax.custom_vjp
+def _features(
+    w: jax.Array, U: tuple[jax.Array, ...], b: tuple[jax.Array, ...] | None, lengths: jax.Array | None
+) -> jax.Array:
+    return _features_fwd(w, U, b, lengths)[0]
+
+
+def _features_fwd(w, U, b, lengths):
+    """w [B, T, S], zero beyond the lengths -> h [B, ΣF].
+
+    Saves which window each filter won with and the feature it gave, wide: of B·T'·F scores the backward pass needs B·F.
+    """
+    m, h = [], []
+    for i, U_k in enumerate(U):
+        s = _of_sentence(_scores(w, U_k), lengths, U_k.shape[0])  # (C1)
+        m_k = _first_of_highest(s)  # (C2)
+        s_m = jnp.take_along_axis(s, m_k[:, None], 1)[:, 0]
+        if b is not None:
+            s_m = s_m + b[i].astype(s_m.dtype)[None]  # (C1): b_j is the same for every window
+        m.append(m_k)
+        h.append(jnp.tanh(s_m))  # (C3)
+    h = jnp.concatenate(h, 1)
+    return h.astype(w.dtype), (w, U, b, m, h)
+
+
+def _features_bwd(saved, h_bar):
+    w, U, b, m, h = saved
+    sums = wide(w.dtype)
+    c = h_bar.astype(sums) * (1 - jnp.square(h))  # (C4)
+    b_bar = jnp.sum(c, 0)  # (C5)
+    U_by_filter = [U_k.transpose(2, 0, 1).astype(sums) for U_k in U]
+    starts = [0, *itertools.accumulate(U_k.shape[2] for U_k in U)]
+
+    def sentence(w, m, c):
+        """One sentence: w [T, S], m [F] a width, c [ΣF] -> its part of Ū, [F, k, S] a width, and w̄ [T, S]."""
+        w_bar = zeros(w.shape, sums, w)
+        U_bar = []
+        for m_k, U_k, start in zip(m, U_by_filter, starts, strict=False):
+            F, k, _ = U_k.shape
+            c_k = c[start : start + F, None, None]
+            windows = jax.vmap(lambda t, k=k: lax.dynamic_slice_in_dim(w, t, k, 0))(m_k)
+            U_bar.append(c_k * windows.astype(sums))  # (C5)
+            w_bar = w_bar.at[m_k[:, None] + jnp.arange(k, dtype=m_k.dtype)[None]].add(c_k * U_k)  # (C6)
+        return U_bar, w_bar.astype(w.dtype)
+
+    U_bar, w_bar = _sum_and_stack(sentence, w, m, c)
+    U_bar = tuple(g.transpose(1, 2, 0).astype(U_k.dtype) for g, U_k in zip(U_bar, U, strict=True))
+    b_bar = (
+        None
+        if b is None
+        else tuple(b_bar[start : start + b_k.shape[0]].astype(b_k.dtype) for start, b_k in zip(starts, b, strict=False))
+    )
+    return w_bar, U_bar, b_bar, None
+
+
+_features.defvjp(_features_fwd, _features_bwd)
+
+
+def _scores(w: jax.Array, U: jax.Array) -> jax.Array:
+    """(C1) for every window, without the bias: w [B, T, S], U [k, S, F] -> [B, T', F], wide."""
+    sums, axes = wide(w.dtype), ("NWC", "WIO", "NWC")
+    return lax.conv_general_dilated(w, U, (1,), "VALID", dimension_numbers=axes, preferred_element_type=sums)
+
+
+def _first_of_highest(s: jax.Array) -> jax.Array:
+    """(C2) s [B, T', F] -> [B, F]. A maximum and a search for it run faster than `argmax`; where a score is NaN none
+    is found, and the last window will do, since all that follows is NaN."""
+    t = lax.broadcasted_iota(jnp.int32, s.shape, 1)
+    return jnp.min(jnp.where(s == jnp.max(s, 1, keepdims=True), t, s.shape[1] - 1), 1)
+
+
+def _sum_and_stack(sentence: Callable[..., Any], w: jax.Array, m: Any, c: jax.Array) -> tuple[Any, jax.Array]:
+    """`sentence` for each row: its first result summed over rows, its second stacked. CPUs take a row at a time, whose
+    winners stay in cache; what has thousands of threads takes them all at once."""
+
+    def one_at_a_time(w, m, c):
+        shapes = jax.eval_shape(sentence, w[0], [m_k[0] for m_k in m], c[0])[0]
+        start = [zeros(s.shape, s.dtype, c) for s in shapes]
+
+        def add(total, row):
+            part, stacked = sentence(*row)
+            return jax.tree.map(jnp.add, total, part), stacked
+
+        return lax.scan(add, start, (w, m, c))
+
+    def all_at_once(w, m, c):
+        parts, stacked = jax.vmap(sentence)(w, m, c)
+        return jax.tree.map(lambda part: jnp.sum(part, 0), parts), stacked
+
+    return lax.platform_dependent(w, m, c, cpu=one_at_a_time, default=all_at_once)
+
+
+# What users call.
+
+
+def max_over_time(x: Any, U: Any, b: Any = None, lengths: Any = None, *, width: int | None = None) -> jax.Array:
+    """The operation: features `h [B, F]` of word vectors `x [B, T, S]` (or `[F]` of `[T, S]`).
+
+    Args:
+      U: filters `[k, S, F]`, or the page's `[k·S, F]` with `width=k`.
+      b: `[F]`, the filters' bias.
+      lengths: `[B]`, from 0 to T; what lies beyond is never read.
+
+    Where scores tie, the first window wins: it has the value and all of the gradient. Gradients with respect to `x`,
+    `U` and `b` are C4 to C6 by hand.
+    """
+    call = Call("textconv.max_over_time")
+    if width is None:
+        U = call.floats("U", U, "k S F")
+    else:
+        k = call.size("width", width)
+        U = call.floats("U", U, "k·S F")
+        if U.shape[0] % k:
+            call.fail(ValueError, "U", f"of shape [k·S, F] with k = {k} (width)", list(U.shape))
+        U = U.reshape(k, -1, U.shape[1])
+        call.sizes["S"] = (U.shape[1], "U and width")
+    b = call.optional("b", b, "F")
+    x, lengths = _check_sentences(call, x, lengths, None)
+    single = _is_single(x)
+    h = _hidden(Params(None, (U,), None if b is None else (b,), U, None), x, lengths)
+    return h[0] if single else h
+
+
+def forward(params: Params, x: Any, lengths: Any = None) -> jax.Array:
+    """Logits `[B, C]` (`[B]` for one output) of word vectors `x [B, T, S]` or, where the net has a table, of integer
+    token ids `x [B, T]`. `lengths [B]`, from 0 to T: what lies beyond is never read. The batch axis may be absent."""
+    params, x, lengths = _check(Call("textconv.forward"), params, x, lengths)
+    return _logits(params, x, lengths).astype(params.V.dtype)
+
+
+def loss(
+    params: Params, x: Any, y: Any, lengths: Any = None, *, weights: Any = None, reduction: str = "mean"
+) -> jax.Array:
+    """Loss over the batch, float32 or wider: targets `y [B]` in [0, 1] where the net has one output, else classes.
+
+    `x` and `lengths` as for `forward`, `weights` and `reduction` as for `heads.logistic`. `jax.grad(loss)` runs the
+    hand-written rule.
+    """
+    call = Call("textconv.loss")
+    params, x, lengths = _check(call, params, x, lengths)
+    classes = None if params.V.ndim == 1 else params.V.shape[1]
+    y, weights = heads._check_targets(call, "y", y, classes, ("",) if _is_single(x) else ("B",), weights, reduction)
+    return heads._loss_of_logits(_logits(params, x, lengths), y, weights, None, reduction)
+
+
+def predict(params: Params, x: Any, lengths: Any = None) -> jax.Array:
+    """Probabilities, shaped as the logits of `forward`."""
+    params, x, lengths = _check(Call("textconv.predict"), params, x, lengths)
+    return heads._probabilities(_logits(params, x, lengths), params.V.ndim == 1).astype(params.V.dtype)
+
+
+# Inside: everything is checked by now.
+
+
+def _logits(params: Params, x: jax.Array, lengths: Any) -> jax.Array:
+    z = heads._logits(_hidden(params, x, lengths), params.V, params.c)
+    return z[0] if _is_single(x) else z
+
+
+def _hidden(params: Params, x: jax.Array, lengths: Any) -> jax.Array:
+    """[B, ΣF], with the batch axis always."""
+    x, lengths = _with_batch(x, lengths)
+    E, U, b, _, _ = params
+    w = x if E is None else _embed(*on_same_axes(E, _known(x, lengths)))
+    w, lengths = _words(w, lengths, U)
+    return _features(*on_same_axes(w, U, b, lengths))
+
+
+def _is_single(x: jax.Array) -> bool:
+    return x.ndim == (1 if jnp.issubdtype(x.dtype, jnp.integer) else 2)
+
+
+def _with_batch(x: jax.Array, lengths: Any) -> tuple[jax.Array, Any]:
+    if _is_single(x):
+        return x[None], None if lengths is None else lengths[None]
+    return x, lengths
+
+
+def _known(tokens: jax.Array, lengths: Any) -> jax.Array:
+    """Tokens with 0 for those beyond the lengths, which may be anything."""
+    return tokens if lengths is None else jnp.where(reached(lengths, tokens.shape[1]), tokens, jnp.zeros_like(tokens))
+
+
+def _words(w: jax.Array, lengths: Any, U: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
+    """Word vectors with zeros beyond the lengths, at least as many as the widest window has. A length out of range
+    makes its row NaN."""
+    B, T, _ = w.shape
+    if lengths is not None:
+        known = (lengths >= 0) & (lengths <= T)
+        filler = jnp.where(known, 0, jnp.nan).astype(w.dtype)[:, None, None]
+        w = jnp.where((reached(lengths, T) & known[:, None])[:, :, None], w, filler)
+        lengths = jnp.where(known, lengths, T).astype(jnp.int32)
+    missing = max(U_k.shape[0] for U_k in U) - T
+    if missing > 0:
+        w = jnp.pad(w, ((0, 0), (0, missing), (0, 0)))
+        lengths = jnp.full(B, T, jnp.int32) if lengths is None else lengths
+    return w, lengths
+
+
+def _of_sentence(s: jax.Array, lengths: Any, k: int) -> jax.Array:
+    """Scores [B, T', F] with −∞ for windows that reach beyond the sentence; the first window stays."""
+    if lengths is None:
+        return s
+    last = jnp.maximum(lengths - k, 0)[:, None, None]
+    return jnp.where(jnp.arange(s.shape[1], dtype=last.dtype)[None, :, None] <= last, s, -jnp.inf)
+
+
+def _check(call: Call, params: Params, x: Any, lengths: Any) -> tuple[Params, jax.Array, Any]:
+    call.instance("params", params, Params)
+    E, U, b = params.E, params.U, params.b
+    E = call.optional("params.E", E, "N S")
+    if not isinstance(U, tuple | list) or not U:
+        call.fail(TypeError, "params.U", "a tuple of filters, [k, S, F] a width", type(U).__name__)
+    if b is not None and (not isinstance(b, tuple | list) or len(b) != len(U)):
+        call.fail(TypeError, "params.b", f"None or a tuple of {len(U)} arrays, as params.U is", type(b).__name__)
+    U = tuple(call.floats(f"params.U[{i}]", U_k, f"k{i} S F{i}") for i, U_k in enumerate(U))
+    if b is not None:
+        b = tuple(call.floats(f"params.b[{i}]", b_k, f"F{i}") for i, b_k in enumerate(b))
+    call.sizes["H"] = (sum(U_k.shape[2] for U_k in U), "the filters of params.U")
+    V, c = heads._check_head(call, params.V, params.c)
+    return Params(E, U, b, V, c), *_check_sentences(call, x, lengths, E)
+
+
+def _check_sentences(call: Call, x: Any, lengths: Any, E: jax.Array | None) -> tuple[jax.Array, Any]:
+    x = call.floats("x", x, "B T S", "T S") if E is None else call.integers("x", x, "B T", "T")
+    batch = "" if _is_single(x) else "B"
+    lengths = None if lengths is None else call.integers("lengths", lengths, batch)
+    T = x.shape[len(batch)]
+    call.within("lengths", lengths, 0, T, "the words of x")
+    valid = valid_steps(lengths, T)
+    if E is None:
+        call.no_nan("x", x, valid)
+    else:
+        call.within("x", x, 0, E.shape[0] - 1, "a row of params.E", valid)
+    return x, lengths
