@@ -33,7 +33,7 @@ def over_chunks(
 
 
 def chunk_of(x: jax.Array, start: Any, steps: int, valid: jax.Array | None) -> jax.Array:
-    """Steps `start …` of batch-first `x`, time first (it is transposed while in cache), zero where not `valid [L, B]`."""
+    """Steps `start …` of batch-first `x`, time first (transposed while in cache), zero where not `valid [L, B]`."""
     x = jnp.swapaxes(lax.dynamic_slice_in_dim(x, start, steps, 1), 0, 1)
     if valid is None:
         return x

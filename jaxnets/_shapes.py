@@ -48,7 +48,16 @@ class Call:
         a = self.array(name, value)
         if not jnp.issubdtype(a.dtype, jnp.integer):
             self.fail(TypeError, name, "of an integer dtype", a.dtype, "Convert it with .astype(jnp.int32).")
-        return _at_least_32_bits(self._fit(name, a, shapes))
+        if _concrete(a) and not isinstance(value, jax.Array) and (np.asarray(value) != np.asarray(a)).any():
+            remedy = 'Or switch 64 bits on with jax.config.update("jax_enable_x64", True).'
+            self.fail(ValueError, name, "within 32 bits", np.asarray(value).flat[0], remedy)
+        self._fit(name, a, shapes)
+        if a.dtype.itemsize >= 4:
+            return a
+        if not _concrete(a):
+            return a.astype(jnp.int32)
+        with jax.ensure_compile_time_eval():
+            return a.astype(jnp.int32)
 
     def targets(self, name: str, value: Any, *shapes: str) -> jax.Array:
         """Targets of the logistic head or weights: integers and booleans serve, and with half-precision
@@ -65,10 +74,25 @@ class Call:
         return None if value is None else self.floats(name, value, *shapes)
 
     def array(self, name: str, value: Any) -> jax.Array:
+        """`value` as a JAX array: a concrete one stays concrete inside `jit`, so that its values can be checked."""
+        if isinstance(value, jax.Array):
+            return value
         try:
-            return jnp.asarray(value)
+            if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
+                return jnp.asarray(value)
+            with jax.ensure_compile_time_eval():
+                return jnp.asarray(value)
         except (TypeError, ValueError) as err:
-            raise TypeError(f"{self.where}: {name} must be an array; got {type(value).__name__}.") from err
+            raise TypeError(f"{self.where}: {name} must be an array; got {_kind(value)}.") from err
+
+    def arrays(self, name: str, value: Any, like: str = "", count: int = 0) -> tuple[Any, ...]:
+        """A tuple (or list) of arrays; of `count` of them where another argument, `like`, says so."""
+        expected = f"a tuple of {count} arrays, as {like} is" if count else "a tuple of arrays"
+        if not isinstance(value, tuple | list) or not value:
+            self.fail(TypeError, name, expected, _kind(value))
+        if count and len(value) != count:
+            self.fail(ValueError, name, expected, f"a {_kind(value)} of {len(value)}")
+        return tuple(value)
 
     def _floating(self, name: str, a: jax.Array) -> None:
         if a.dtype.name not in FLOATS:
@@ -108,7 +132,7 @@ class Call:
 
     def within(self, name: str, a: jax.Array | None, low: Any, high: Any, what: str, valid: Any = None) -> None:
         """Refuses entries of `a` outside `low … high`; `what` tells where the bounds come from."""
-        if a is None or not _concrete(a) or not _concrete(valid):
+        if a is None or a.dtype == jnp.bool_ or not _concrete(a) or not _concrete(valid):
             return
         with jax.ensure_compile_time_eval():
             bad = (a < low) | (a > high) | (a != a)
@@ -124,7 +148,7 @@ class Call:
     def instance(self, name: str, value: Any, kind: type) -> None:
         if not isinstance(value, kind):
             room = kind.__module__.rpartition(".")[2]
-            self.fail(TypeError, name, f"a {room}.{kind.__name__}, as {room}.init makes it", type(value).__name__)
+            self.fail(TypeError, name, f"a {room}.{kind.__name__}, as {room}.init makes it", _kind(value))
 
     def choice(self, name: str, value: Any, *options: str) -> None:
         if not (isinstance(value, str) and value in options):
@@ -180,5 +204,7 @@ def _first(bad: Any) -> list[int]:
     return [int(i) for i in np.argwhere(np.asarray(bad))[0]]
 
 
-def _at_least_32_bits(a: jax.Array) -> jax.Array:
-    return a.astype(jnp.int32) if a.dtype.itemsize < 4 else a
+def _kind(value: Any) -> str:
+    """The type as a user knows it; of our own containers with their room."""
+    kind = type(value)
+    return f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}" if kind.__name__ == "Params" else kind.__name__

@@ -134,7 +134,7 @@ def predict(params: Params, x: Any) -> jax.Array:
 
 def _sums(x: jax.Array, W: tuple[jax.Array, ...], b: tuple[jax.Array, ...] | None) -> jax.Array:
     batch = x.shape[:-1]
-    return _layers(*on_same_axes(x.reshape(-1, x.shape[-1]), W, b)).reshape(*batch, -1)
+    return _layers(*on_same_axes(x.reshape(-1, x.shape[-1]), W, b)).reshape(*batch, W[-1].shape[1])
 
 
 def _logits(params: Params, x: jax.Array) -> jax.Array:
@@ -158,11 +158,9 @@ def _check_input(call: Call, x: Any) -> jax.Array:
 
 
 def _check_layers(call: Call, W_name: str, W: Any, b_name: str, b: Any) -> tuple[Any, Any]:
-    if not isinstance(W, tuple | list) or not W:
-        call.fail(TypeError, W_name, "a tuple of arrays, one a layer", type(W).__name__)
-    if b is not None and (not isinstance(b, tuple | list) or len(b) != len(W)):
-        call.fail(TypeError, b_name, f"None or a tuple of {len(W)} arrays, as {W_name} is", repr(type(b).__name__))
+    W = call.arrays(W_name, W)
     W = tuple(call.floats(f"{W_name}[{i}]", a, f"n{i} n{i + 1}") for i, a in enumerate(W))
-    if b is not None:
-        b = tuple(call.floats(f"{b_name}[{i}]", a, f"n{i + 1}") for i, a in enumerate(b))
-    return W, b
+    if b is None:
+        return W, None
+    b = call.arrays(b_name, b, like=W_name, count=len(W))
+    return W, tuple(call.floats(f"{b_name}[{i}]", a, f"n{i + 1}") for i, a in enumerate(b))

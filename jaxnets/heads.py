@@ -95,7 +95,7 @@ def _logits(h: jax.Array, V: jax.Array, c: jax.Array | None) -> jax.Array:
     h, V, c = on_same_axes(h.reshape(-1, h.shape[-1]), V, c)
     if V.ndim == 1:
         return _affine(h, V[:, None], None if c is None else c[None]).reshape(batch)
-    return _affine(h, V, c).reshape(*batch, -1)
+    return _affine(h, V, c).reshape(*batch, V.shape[1])
 
 
 # The logistic loss.

@@ -158,7 +158,7 @@ def _run_fwd(plan, x, U, W, b, h0, lengths):
 def _chunk_states(x, valid, U, W, b, h, every):
     """One chunk: x [L, B, D], the state before it -> the state after it, what is carried into each step [L, B, H], and,
     for `every`, the states [L, B, H]."""
-    x_U = rows(U, x) if _is_index(x) else dot(x.reshape(-1, U.shape[0]), U).reshape(*x.shape[:2], -1)  # (R1)
+    x_U = rows(U, x) if _is_index(x) else dot(x.reshape(-1, U.shape[0]), U).reshape(*x.shape[:2], U.shape[1])  # (R1)
     x_U = x_U.astype(wide(U.dtype))
     if b is not None:
         x_U = x_U + b.astype(x_U.dtype)[None, None]  # (R1)
@@ -193,9 +193,9 @@ def _run_bwd(plan, saved, h_bar):
         if _is_index(x):
             U_bar = add_rows(U_bar, x_c.reshape(-1), delta)  # (R4), x_t one-hot
             return (handed_back, (U_bar, W_bar, b_bar)), None
-        U_bar = U_bar + dot(x_c.reshape(steps * B, -1).T, delta)  # (R4)
+        U_bar = U_bar + dot(x_c.reshape(steps * B, U.shape[0]).T, delta)  # (R4)
         x_bar = dot(delta, U.T).astype(x.dtype)  # (R5)
-        return (handed_back, (U_bar, W_bar, b_bar)), x_bar.reshape(steps, B, -1)
+        return (handed_back, (U_bar, W_bar, b_bar)), x_bar.reshape(steps, B, U.shape[0])
 
     from_head = zeros((B, H), sums, h_bar) if plan.every else h_bar.astype(sums)
     nothing = tuple(zeros(shape, sums, W) for shape in (U.shape, W.shape, (H,)))

@@ -22,6 +22,7 @@ Reference: Y. Kim, Convolutional neural networks for sentence classification, EM
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -127,6 +128,29 @@ def _embed_bwd(saved, w_bar):
 _embed.defvjp(_embed_fwd, _embed_bwd)
 
 
+def _row_by_row(sentence: Callable[..., Any], w: jax.Array, m: Any, c: jax.Array) -> tuple[Any, jax.Array]:
+    """`sentence` for each row, its first result summed over rows, its second stacked; the winners of one row are in
+    cache together, and no other memory is taken."""
+    parts = jax.eval_shape(sentence, w[0], [m_k[0] for m_k in m], c[0])[0]
+
+    def add(total, row):
+        part, stacked = sentence(*row)
+        return jax.tree.map(jnp.add, total, part), stacked
+
+    return lax.scan(add, [zeros(part.shape, part.dtype, c) for part in parts], (w, m, c))
+
+
+def _all_at_once(sentence: Callable[..., Any], w: jax.Array, m: Any, c: jax.Array) -> tuple[Any, jax.Array]:
+    """The same for devices of thousands of threads."""
+    parts, stacked = jax.vmap(sentence)(w, m, c)
+    return jax.tree.map(lambda part: jnp.sum(part, 0), parts), stacked
+
+
+def _by_platform(sentence: Callable[..., Any], w: jax.Array, m: Any, c: jax.Array) -> tuple[Any, jax.Array]:
+    cpu, default = (partial(way, sentence) for way in (_row_by_row, _all_at_once))
+    return lax.platform_dependent(w, m, c, cpu=cpu, default=default)
+
+
 @jax.custom_vjp
 def _features(
     w: jax.Array, U: tuple[jax.Array, ...], b: tuple[jax.Array, ...] | None, lengths: jax.Array | None
@@ -152,7 +176,7 @@ def _features_fwd(w, U, b, lengths):
     return h.astype(w.dtype), (w, U, b, m, h)
 
 
-def _features_bwd(saved, h_bar):
+def _features_bwd(saved, h_bar, over_rows=_by_platform):
     w, U, b, m, h = saved
     sums = wide(w.dtype)
     c = h_bar.astype(sums) * (1 - jnp.square(h))  # (C4)
@@ -172,7 +196,7 @@ def _features_bwd(saved, h_bar):
             w_bar = w_bar.at[m_k[:, None] + jnp.arange(k, dtype=m_k.dtype)[None]].add(c_k * U_k)  # (C6)
         return U_bar, w_bar.astype(w.dtype)
 
-    U_bar, w_bar = _sum_and_stack(sentence, w, m, c)
+    U_bar, w_bar = over_rows(sentence, w, m, c)
     U_bar = tuple(g.transpose(1, 2, 0).astype(U_k.dtype) for g, U_k in zip(U_bar, U, strict=True))
     b_bar = (
         None
@@ -192,31 +216,10 @@ def _scores(w: jax.Array, U: jax.Array) -> jax.Array:
 
 
 def _first_of_highest(s: jax.Array) -> jax.Array:
-    """(C2) s [B, T', F] -> [B, F]. A maximum and a search for it run faster than `argmax`; where a score is NaN none
-    is found, and the last window will do, since all that follows is NaN."""
+    """(C2) s [B, T', F] -> [B, F]. A maximum and a search for it run faster than `argmax`; NaN wins."""
     t = lax.broadcasted_iota(jnp.int32, s.shape, 1)
-    return jnp.min(jnp.where(s == jnp.max(s, 1, keepdims=True), t, s.shape[1] - 1), 1)
-
-
-def _sum_and_stack(sentence: Callable[..., Any], w: jax.Array, m: Any, c: jax.Array) -> tuple[Any, jax.Array]:
-    """`sentence` for each row: its first result summed over rows, its second stacked. CPUs take a row at a time, whose
-    winners stay in cache; what has thousands of threads takes them all at once."""
-
-    def one_at_a_time(w, m, c):
-        shapes = jax.eval_shape(sentence, w[0], [m_k[0] for m_k in m], c[0])[0]
-        start = [zeros(s.shape, s.dtype, c) for s in shapes]
-
-        def add(total, row):
-            part, stacked = sentence(*row)
-            return jax.tree.map(jnp.add, total, part), stacked
-
-        return lax.scan(add, start, (w, m, c))
-
-    def all_at_once(w, m, c):
-        parts, stacked = jax.vmap(sentence)(w, m, c)
-        return jax.tree.map(lambda part: jnp.sum(part, 0), parts), stacked
-
-    return lax.platform_dependent(w, m, c, cpu=one_at_a_time, default=all_at_once)
+    highest = (s == jnp.max(s, 1, keepdims=True)) | jnp.isnan(s)
+    return jnp.min(jnp.where(highest, t, s.shape[1] - 1), 1)
 
 
 # What users call.
@@ -338,12 +341,9 @@ def _check(call: Call, params: Params, x: Any, lengths: Any) -> tuple[Params, ja
     call.instance("params", params, Params)
     E, U, b = params.E, params.U, params.b
     E = call.optional("params.E", E, "N S")
-    if not isinstance(U, tuple | list) or not U:
-        call.fail(TypeError, "params.U", "a tuple of filters, [k, S, F] a width", type(U).__name__)
-    if b is not None and (not isinstance(b, tuple | list) or len(b) != len(U)):
-        call.fail(TypeError, "params.b", f"None or a tuple of {len(U)} arrays, as params.U is", type(b).__name__)
-    U = tuple(call.floats(f"params.U[{i}]", U_k, f"k{i} S F{i}") for i, U_k in enumerate(U))
+    U = tuple(call.floats(f"params.U[{i}]", U_k, f"k{i} S F{i}") for i, U_k in enumerate(call.arrays("params.U", U)))
     if b is not None:
+        b = call.arrays("params.b", b, like="params.U", count=len(U))
         b = tuple(call.floats(f"params.b[{i}]", b_k, f"F{i}") for i, b_k in enumerate(b))
     call.sizes["H"] = (sum(U_k.shape[2] for U_k in U), "the filters of params.U")
     V, c = heads._check_head(call, params.V, params.c)

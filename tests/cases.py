@@ -4,15 +4,16 @@ A case is drawn from a seed and a dtype. Its sizes are all different, so that no
 its lengths reach from 0 to T; its biases are not zero.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 import oracles
 from helpers import make_params
-
 from jaxnets import dense, gated, heads, rnn, textconv
 
 KEY = jax.random.key(0)
@@ -258,7 +259,7 @@ def _gated_loss_case(rng, dtype):
 
 def _layers_case(rng, dtype, sizes=(3, 4, 6, 2), bias=True):
     f = _draw(rng, dtype)
-    pairs = list(zip(sizes, sizes[1:], strict=False))
+    pairs = list(itertools.pairwise(sizes))
     args = {
         "x": f(5, sizes[0]),
         "W": tuple(f(*pair) for pair in pairs),

@@ -8,8 +8,8 @@ import numpy as np
 
 DTYPES = {"float64": jnp.float64, "float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
-# Largest error of a leaf, relative to the leaf's largest entry, in units of the dtype's rounding (eps): room for sums of
-# up to a hundred terms. The halves sum in float32 but round every value that they keep.
+# Largest error of a leaf, relative to the leaf's largest entry, in units of the dtype's rounding (eps): room for sums
+# of up to a hundred terms. The halves sum in float32 but round every value that they keep.
 TOLERANCE_EPS = {"float64": 64, "float32": 64, "bfloat16": 6, "float16": 6}
 # Derivatives by differences are exact only as far as their step allows.
 NUMERIC_TOLERANCE = 1e-9

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from cases import CASES, draw
 from helpers import DTYPES, NUMERIC_TOLERANCE, as_float64, assert_close, normal_like, tolerance
 

@@ -1,0 +1,52 @@
+"""Loss and gradient of every net lower for every platform: what only a CPU has would be found here."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxnets import dense, gated, rnn, textconv
+
+KEY = jax.random.key(0)
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+NETS = ("textconv, tokens", "textconv, word vectors", "rnn, last step", "rnn, every step", "gated", "dense")
+
+
+def nets(dtype):
+    def f(*shape):
+        return jnp.zeros(shape, dtype)
+
+    def i(*shape):
+        return jnp.zeros(shape, jnp.int32)
+
+    text = textconv.init(KEY, embed=4, widths=(2, 3), filters=5, outputs=3, vocab=9, dtype=dtype)
+    cell = rnn.init(KEY, inputs=4, hidden=5, outputs=3, dtype=dtype)
+    return {
+        "textconv, tokens": (textconv.loss, (text, i(6, 7), i(6), i(6))),
+        "textconv, word vectors": (textconv.loss, (text._replace(E=None), f(6, 7, 4), i(6))),
+        "rnn, last step": (rnn.loss, (cell, f(6, 7, 4), i(6), i(6), f(6, 5))),
+        "rnn, every step": (lambda *a: rnn.loss(*a, truncate=3, save=2), (cell, i(6, 7), i(6, 7))),
+        "gated": (gated.loss, (gated.init(KEY, x=3, eta=4, hidden=5, dtype=dtype), f(6, 3), f(6, 4), f(6))),
+        "dense": (dense.loss, (dense.init(KEY, sizes=(3, 4, 5), dtype=dtype), f(6, 3), i(6))),
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", NETS)
+def test_lowers_everywhere(name, dtype):
+    loss, args = nets(jnp.dtype(dtype))[name]
+    exported = jax.export.export(jax.jit(jax.value_and_grad(loss)), platforms=PLATFORMS)(*args)
+    assert exported.platforms == PLATFORMS
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_what_was_exported_runs(name):
+    loss, args = nets(jnp.float32)[name]
+    f = jax.jit(jax.value_and_grad(loss))
+    platform = jax.default_backend().replace("gpu", "cuda")
+    exported = jax.export.export(f, platforms=(platform,))(*args)
+    value, grads = exported.call(*args)
+    want, want_grads = f(*args)
+    assert value == want
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), grads, want_grads))
