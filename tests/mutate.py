@@ -2,8 +2,8 @@
 
     python tests/mutate.py [ROOM ...] [--jobs N] [--list]
 
-Every function that takes part in a rule is mutated, statement by statement: what it assigns or returns is scaled by
-1.01, signs and operators are exchanged, transposes and squares dropped, constants moved by one, comparisons and masks
+Every function that takes part in a rule is mutated, statement by statement: what it assigns or returns is changed
+(numbers by 1%, counts by one, masks inverted), signs and operators are exchanged, transposes and squares dropped, constants moved by one, comparisons and masks
 changed, branches forced. A mutant that no test sees is printed; the exit code is 1 if there is any that is not listed,
 with its reason, as one that changes no result.
 """
@@ -89,18 +89,24 @@ def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         for value in (True, False):
             yield f"if {value}", ast.If(ast.Constant(value), node.body, node.orelse)
     if isinstance(node, ast.Assign | ast.Return) and node.value is not None:
-        scaled = ast.Call(ast.Name("_scaled", ast.Load()), [node.value], [])
+        scaled = ast.Call(ast.Name("_changed", ast.Load()), [node.value], [])
         again = copy.copy(node)
         again.value = scaled
-        yield "scaled by 1.01", again
+        yield "value", again
 
 
-SCALED = """
+CHANGED = """
 
-def _scaled(tree):
-    def scale(a):
-        return a * jnp.asarray(1.01, a.dtype) if hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.floating) else a
-    return jax.tree.map(scale, tree) if not callable(tree) else tree
+def _changed(tree):
+    def change(a):
+        if isinstance(a, bool):
+            return not a
+        if jnp.result_type(a) == jnp.bool_:
+            return ~a
+        if jnp.issubdtype(jnp.result_type(a), jnp.floating):
+            return a * jnp.asarray(1.01, a.dtype)
+        return a + 1
+    return tree if callable(tree) else jax.tree.map(change, tree)
 """
 
 
@@ -114,7 +120,7 @@ def mutants(room: str) -> Iterator[Mutant]:
             continue
         for parent in ast.walk(function):
             for field, value in ast.iter_fields(parent):
-                if field in ("args", "returns", "decorator_list", "annotation") and isinstance(parent, ast.FunctionDef):
+                if field in ("returns", "decorator_list", "annotation"):
                     continue
                 for index, node in enumerate(value if isinstance(value, list) else [value]):
                     if not isinstance(node, ast.AST) or not hasattr(node, "lineno"):
@@ -126,7 +132,7 @@ def mutants(room: str) -> Iterator[Mutant]:
                         if mutated not in seen:
                             seen.add(mutated)
                             before, after = ast.unparse(node).split("\n")[0], ast.unparse(other).split("\n")[0]
-                            yield Mutant(room, function.name, node.lineno, what, before, after, mutated + SCALED)
+                            yield Mutant(room, function.name, node.lineno, what, before, after, mutated + CHANGED)
 
 
 def put(parent: ast.AST, field: str, value: object, index: int, node: ast.AST) -> None:
