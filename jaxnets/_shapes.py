@@ -48,9 +48,6 @@ class Call:
         a = self.array(name, value)
         if not jnp.issubdtype(a.dtype, jnp.integer):
             self.fail(TypeError, name, "of an integer dtype", a.dtype, "Convert it with .astype(jnp.int32).")
-        if _concrete(a) and not isinstance(value, jax.Array) and (np.asarray(value) != np.asarray(a)).any():
-            remedy = 'Or switch 64 bits on with jax.config.update("jax_enable_x64", True).'
-            self.fail(ValueError, name, "within 32 bits", np.asarray(value).flat[0], remedy)
         self._fit(name, a, shapes)
         if a.dtype.itemsize >= 4:
             return a
@@ -81,9 +78,13 @@ class Call:
             if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
                 return jnp.asarray(value)
             with jax.ensure_compile_time_eval():
-                return jnp.asarray(value)
+                a = jnp.asarray(value)
         except (TypeError, ValueError) as err:
             raise TypeError(f"{self.where}: {name} must be an array; got {_kind(value)}.") from err
+        if jnp.issubdtype(a.dtype, jnp.integer) and (changed := np.asarray(value) != np.asarray(a)).any():
+            remedy = 'Or switch 64 bits on with jax.config.update("jax_enable_x64", True).'
+            self.fail(ValueError, name, "within 32 bits", np.asarray(value)[tuple(_first(changed))], remedy)
+        return a
 
     def arrays(self, name: str, value: Any, like: str = "", count: int = 0) -> tuple[Any, ...]:
         """A tuple (or list) of arrays; of `count` of them where another argument, `like`, says so."""

@@ -298,8 +298,12 @@ def _hidden(params: Params, x: jax.Array, lengths: Any) -> jax.Array:
     return _features(*on_same_axes(w, U, b, lengths))
 
 
+def _is_index(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.integer)
+
+
 def _is_single(x: jax.Array) -> bool:
-    return x.ndim == (1 if jnp.issubdtype(x.dtype, jnp.integer) else 2)
+    return x.ndim == (1 if _is_index(x) else 2)
 
 
 def _with_batch(x: jax.Array, lengths: Any) -> tuple[jax.Array, Any]:
@@ -351,6 +355,10 @@ def _check(call: Call, params: Params, x: Any, lengths: Any) -> tuple[Params, ja
 
 
 def _check_sentences(call: Call, x: Any, lengths: Any, E: jax.Array | None) -> tuple[jax.Array, Any]:
+    x = call.array("x", x)
+    if E is None and _is_index(x):
+        remedy = "Token ids need a table: make the net with init(…, vocab=…)."
+        call.fail(TypeError, "x", "word vectors, for this net has no table", x.dtype, remedy)
     x = call.floats("x", x, "B T S", "T S") if E is None else call.integers("x", x, "B T", "T")
     batch = "" if _is_single(x) else "B"
     lengths = None if lengths is None else call.integers("lengths", lengths, batch)

@@ -3,9 +3,9 @@
     python tests/mutate.py [ROOM ...] [--jobs N] [--list]
 
 Every function that takes part in a rule is mutated, statement by statement: what it assigns or returns is changed
-(numbers by 1%, counts by one, masks inverted), signs and operators are exchanged, transposes and squares dropped, constants moved by one, comparisons and masks
-changed, branches forced. A mutant that no test sees is printed; the exit code is 1 if there is any that is not listed,
-with its reason, as one that changes no result.
+(numbers by 1%, counts by one, masks inverted), signs and operators are exchanged, transposes and squares dropped,
+constants moved by one, comparisons and masks changed, branches forced. A mutant that no test sees is printed; the exit
+code is 1 if there is any that is not listed, with its reason, as one that changes no result.
 """
 
 import argparse

@@ -74,6 +74,7 @@ BAD = {
     "integer x": (lambda: dense.forward(DENSE, np.zeros((2, 3), int)), TypeError, "x", "floating", "int64"),
     "complex x": (lambda: dense.forward(DENSE, np.zeros((2, 3), complex)), TypeError, "x", "floating", "complex128"),
     "float tokens": (lambda: textconv.forward(TOKENS, ones(2, 6)), TypeError, "x", "an integer dtype", "float32"),
+    "tokens without a table": (lambda: textconv.forward(TEXT, IDS), TypeError, "x", "word vectors, for this net has no table", "int64"),
     "float labels": (lambda: rnn.loss(RNN, X, ones(2)), TypeError, "y", "an integer dtype", "float32"),
     "boolean classes": (lambda: rnn.loss(RNN, X, np.array([True, False])), TypeError, "y", "an integer dtype", "bool"),
     "float lengths": (lambda: rnn.forward(RNN, X, ones(2)), TypeError, "lengths", "an integer dtype", "float32"),

@@ -168,7 +168,7 @@ def test_targets_of_any_kind(targets, dtype):
     np.testing.assert_allclose(loss, np.log1p(np.exp(2)) - 4 / 3, rtol=1e-6)
 
 
-@pytest.mark.parametrize("bad", [-1, 7])
+@pytest.mark.parametrize("bad", [-1, 4, 7])
 @pytest.mark.parametrize("name", HEADS)
 def test_bad_label_under_jit_is_nan(name, bad):
     """Its own loss and every gradient that it would have entered; the other examples keep theirs."""

@@ -87,7 +87,7 @@ def test_what_lies_beyond_is_never_read(tokens):
 def test_shorter_than_the_window():
     """Missing words are zero vectors: a short sentence equals itself with zeros behind, length 0 equals all zeros."""
     U, b = jnp.asarray(RNG.normal(size=(4, 3, 5))), jnp.asarray(RNG.normal(size=5))
-    for T in range(4):
+    for T in range(5):
         x = jnp.asarray(RNG.normal(size=(2, T, 3)))
         padded = jnp.pad(x, ((0, 0), (0, 4 - T), (0, 0)))
         want = jnp.tanh(jnp.einsum("nis,isf->nf", padded, U) + b[None])
