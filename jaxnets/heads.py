@@ -116,7 +116,7 @@ def _logistic_fwd(a, t):
 
 def _logistic_bwd(saved, loss_bar):
     a, t = saved
-    a_bar = loss_bar * (jax.nn.sigmoid(a) - t)  # (H3)
+    a_bar = loss_bar * (jax.nn.sigmoid(a) - t)  # (H3, G3, D2)
     t_bar = -loss_bar * a  # (H2): ∂ℓ/∂t
     return a_bar, t_bar
 
@@ -145,7 +145,7 @@ def _softmax_fwd(z, k):
 def _softmax_bwd(saved, loss_bar):
     log_y, k, known = saved
     loss_bar = jnp.where(known, loss_bar, jnp.nan)[:, None]
-    z_bar = loss_bar * (jnp.exp(log_y) - _one_hot(k, log_y).astype(log_y.dtype))  # (H6)
+    z_bar = loss_bar * (jnp.exp(log_y) - _one_hot(k, log_y).astype(log_y.dtype))  # (H6, D2)
     return z_bar, None
 
 
@@ -200,10 +200,10 @@ def softmax(h: Any, V: Any, c: Any, k: Any, *, weights: Any = None, reduction: s
 def _loss(
     h: jax.Array, V: jax.Array, c: jax.Array | None, y: jax.Array, weights: Any, scored: Any, reduction: str
 ) -> jax.Array:
-    """The head's loss: `V` a vector, logistic, else softmax. `scored`: a mask on top of the caller's weights."""
-    y, weights, scored = _split_mask(y, weights, scored)
-    if scored is not None:
-        h = jnp.where(scored[..., None], h, jnp.zeros_like(h))
+    """The head's loss: `V` a vector, logistic, else softmax. `scored` is a mask on top of the caller's weights, for an
+    `h` that is zero where it is False."""
+    if weights is not None and weights.dtype == jnp.bool_:  # what the caller masks may be anything
+        h = jnp.where(weights[..., None], h, jnp.zeros_like(h))
     return _loss_of_logits(_logits(h, V, c), y, weights, scored, reduction)
 
 

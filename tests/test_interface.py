@@ -88,6 +88,8 @@ def test_options_of_a_sequence():
     assert rnn.forward(single, x, every_step=True).shape == (4, 7)
     assert rnn.loss(single, x, y, reduction="none").shape == (4, 7)
     mask = jnp.arange(7)[None] < jnp.array([3, 7, 0, 1])[:, None]
+    both = rnn.loss(params, x, y, jnp.array([5, 3, 7, 1]), weights=mask)
+    assert_close(both, rnn.loss(params, x, y, jnp.array([3, 3, 0, 1])), tolerance(F64))
     assert_close(rnn.loss(params, x, y, weights=mask), rnn.loss(params, x, y, jnp.array([3, 7, 0, 1])), tolerance(F64))
 
 

@@ -26,7 +26,7 @@ def reference_loss(params, x, y, lengths=None, h0=None, **options):
     return heads.reference_loss(z, jnp.asarray(y))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     T=st.integers(0, 11),
     B=st.integers(1, 3),
@@ -45,9 +45,11 @@ def test_any_plan_is_the_reference(T, B, save, truncate, every, with_lengths, se
     bar = jnp.asarray(rng.normal(size=(B, T, 4) if every else (B, 4)))
 
     def pulled(forward):
-        return jax.value_and_grad(
-            lambda p, x, h0: jnp.sum(forward(p, x, lengths, h0, every, truncate, save) * bar), (0, 1, 2)
-        )(params, x, h0)
+        def both(*args):
+            z, back = jax.vjp(lambda p, x, h0: forward(p, x, lengths, h0, every, truncate, save), *args)
+            return z, back(bar)
+
+        return jax.jit(both)(params, x, h0)
 
     assert_close(pulled(rnn.forward), pulled(rnn.reference), tolerance(F64))
 

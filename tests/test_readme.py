@@ -1,0 +1,36 @@
+"""The README does what it says: its code runs and prints what stands below it, its tags stand in the code."""
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the README's figures are those of a CPU")
+def test_example(capsys):
+    blocks = re.findall(r"```python\n(.*?)```\s*```text\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    names = {}
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for code, output in blocks:
+            exec(code, names)
+            assert _without_rounding(capsys.readouterr().out) == _without_rounding(output)
+
+
+def _without_rounding(text):
+    """Rounding errors vary with the machine, megabytes with the compiler: that they are there is compared, not more."""
+    return re.sub(r"\d+e-\d+|\d+ MB|\d\.\d+", "#", text)
+
+
+ROOMS = [("H", "heads", 7), ("C", "textconv", 7), ("R", "rnn", 7), ("G", "gated", 7), ("D", "dense", 4)]
+
+
+@pytest.mark.parametrize(("letter", "room", "count"), ROOMS)
+def test_every_tag_stands_at_a_line_of_code(letter, room, count):
+    lines = (ROOT / "jaxnets" / f"{room}.py").read_text().splitlines()
+    tags = [line.split("  # ", 1)[1] for line in lines if "  # " in line]
+    for n in range(1, count + 1):
+        assert any(re.search(rf"\(.*\b{letter}{n}\b", tag) for tag in tags), f"({letter}{n}) in {room}.py"
