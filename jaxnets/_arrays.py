@@ -22,16 +22,17 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def rows(table: jax.Array, ids: jax.Array) -> jax.Array:
     """`table[ids]`, and rows of NaN for numbers outside the table (negative ones do not count from the end)."""
-    return table.at[_outside_is_last(table.shape[0], ids)].get(mode="fill", fill_value=jnp.nan)
+    return table.at[_outside_is_beyond(table.shape[0], ids)].get(mode="fill", fill_value=jnp.nan)
 
 
 def add_rows(table: jax.Array, ids: jax.Array, values: jax.Array) -> jax.Array:
     """`table[i] += value` for each pair; equal numbers accumulate, numbers outside the table are dropped."""
-    return table.at[_outside_is_last(table.shape[0], ids)].add(values, mode="drop")
+    return table.at[_outside_is_beyond(table.shape[0], ids)].add(values, mode="drop")
 
 
-def _outside_is_last(size: int, ids: jax.Array) -> jax.Array:
-    return jnp.where(ids < 0, jnp.full_like(ids, size), ids)
+def _outside_is_beyond(size: int, ids: jax.Array) -> jax.Array:
+    """Numbers outside the table, negative or too wide for 32 bits, as the first number beyond it."""
+    return jnp.where((ids < 0) | (ids >= size), jnp.full_like(ids, size), ids).astype(jnp.int32)
 
 
 def reached(lengths: jax.Array, steps: int) -> jax.Array:

@@ -14,6 +14,7 @@ from jax.core import Tracer
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 HALVES = ("bfloat16", "float16")
+LARGEST = 2**31 - 1
 MAY_BE_EMPTY = ("T",)  # a sequence of no steps has a meaning; an empty batch or layer has none
 
 
@@ -77,13 +78,15 @@ class Call:
         try:
             if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
                 return jnp.asarray(value)
+            numbers = np.asarray(value)
             with jax.ensure_compile_time_eval():
-                a = jnp.asarray(value)
+                a = jnp.asarray(numbers)
         except (TypeError, ValueError) as err:
-            raise TypeError(f"{self.where}: {name} must be an array; got {_kind(value)}.") from err
-        if jnp.issubdtype(a.dtype, jnp.integer) and (changed := np.asarray(value) != np.asarray(a)).any():
+            came = _kind(value) + (f" of dtype {value.dtype}" if isinstance(value, np.ndarray) else "")
+            raise TypeError(f"{self.where}: {name} must be an array of numbers; got {came}.") from err
+        if jnp.issubdtype(a.dtype, jnp.integer) and (changed := numbers != np.asarray(a)).any():
             remedy = 'Or switch 64 bits on with jax.config.update("jax_enable_x64", True).'
-            self.fail(ValueError, name, "within 32 bits", np.asarray(value)[tuple(_first(changed))], remedy)
+            self.fail(ValueError, name, "within 32 bits", numbers[tuple(_first(changed))], remedy)
         return a
 
     def arrays(self, name: str, value: Any, like: str = "", count: int = 0) -> tuple[Any, ...]:
@@ -155,8 +158,19 @@ class Call:
         if not (isinstance(value, str) and value in options):
             self.fail(ValueError, name, "one of " + ", ".join(map(repr, options)), repr(value))
 
+    def flag(self, name: str, value: Any) -> bool:
+        if not isinstance(value, bool | np.bool_):
+            self.fail(TypeError, name, "True or False", _kind(value) if isinstance(value, Tracer) else repr(value))
+        return bool(value)
+
+    def sizes_of(self, name: str, value: Any, expected: str, least: int) -> list[int]:
+        """A sequence of at least `least` sizes."""
+        if not isinstance(value, tuple | list | range | np.ndarray) or np.ndim(value) != 1 or len(value) < least:
+            self.fail(ValueError, name, expected, repr(value))
+        return [self.size(f"{name}[{i}]", size) for i, size in enumerate(value)]
+
     def size(self, name: str, value: Any, least: int = 1) -> int:
-        """A Python integer of at least `least`."""
+        """A Python integer of at least `least`, and no more than an axis can have."""
         try:
             n = operator.index(value)
         except TypeError:
@@ -165,15 +179,17 @@ class Call:
             self.fail(TypeError, name, "an integer", f"{value!r}, a {type(value).__name__}")
         if n < least:
             self.fail(ValueError, name, f"at least {least}", n)
+        if n > LARGEST:
+            self.fail(ValueError, name, f"at most {LARGEST}", n)
         return n
 
     def float_dtype(self, dtype: Any) -> np.dtype:
         """The dtype that `init` is asked for; float64 only where JAX can hold it."""
         try:
-            d = np.dtype(dtype)
+            d = None if dtype is None else np.dtype(dtype)
         except TypeError:
             d = None
-        if d is None or d.name not in FLOATS:
+        if d is None or d.name not in FLOATS or not d.isnative:
             self.fail(TypeError, "dtype", "one of " + ", ".join(FLOATS), repr(dtype))
         if d.name == "float64" and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
             remedy = 'Switch it on with jax.config.update("jax_enable_x64", True).'
@@ -183,11 +199,14 @@ class Call:
     def key(self, key: Any) -> jax.Array:
         """One key of `jax.random`, of the new style or the old."""
         typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        old = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.ndim == 1
+        old = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.shape == _OLD_KEY
         if not (typed and key.ndim == 0) and not old:
             came = f"{type(key).__name__} {getattr(key, 'shape', key)!r}"
             self.fail(TypeError, "key", "one key of jax.random", came, "Make one with jax.random.key(0).")
         return jnp.asarray(key)
+
+
+_OLD_KEY = (2,)  # of threefry, JAX's default
 
 
 def valid_steps(lengths: jax.Array | None, steps: int) -> Any:

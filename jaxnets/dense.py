@@ -43,10 +43,8 @@ def init(key: Any, sizes: Any = (784, 128, 10), *, bias: bool = True, dtype: Any
     (3, 2)
     """
     call = Call("dense.init")
-    key, dtype = call.key(key), call.float_dtype(dtype)
-    if isinstance(sizes, str) or not hasattr(sizes, "__len__") or len(sizes) < 2:
-        call.fail(ValueError, "sizes", "a sequence of two layer sizes or more", repr(sizes))
-    n = [call.size(f"sizes[{i}]", size) for i, size in enumerate(sizes)]
+    key, dtype, bias = call.key(key), call.float_dtype(dtype), call.flag("bias", bias)
+    n = call.sizes_of("sizes", sizes, "a sequence of two layer sizes or more", least=2)
     keys = jax.random.split(key, len(n) - 1)
     W = tuple(normal(k, (rows, cols), rows, dtype) for k, rows, cols in zip(keys, n, n[1:], strict=False))
     return Params(W, tuple(jnp.zeros(cols, dtype) for cols in n[1:]) if bias else None)
@@ -73,25 +71,27 @@ def _layers(x: jax.Array, W: tuple[jax.Array, ...], b: tuple[jax.Array, ...] | N
 def _layers_fwd(x, W, b):
     """x [B, n_0] -> s_L [B, n_L], wide. Saves what enters each layer, in the dtype of x: a_l is all that D3 and D4
     need, since tanh′ is a function of tanh."""
-    a, entered = x, []
+    entered: list[Any] = []
+    s: Any = None
     for layer, W_l in enumerate(W):
+        a = x if layer == 0 else jnp.tanh(s).astype(x.dtype)  # (D1)
         entered.append(a)
         s = dot(a, W_l)  # (D1)
         if b is not None:
             s = s + b[layer].astype(s.dtype)[None]  # (D1)
-        a = jnp.tanh(s).astype(x.dtype)  # (D1); of the last layer nobody uses it
     return s, (entered, W, b)
 
 
 def _layers_bwd(saved, delta):
-    entered, W, b = saved  # delta is δ_L (D2)
-    W_bar, b_bar = [], []
-    for a, W_l in zip(reversed(entered), reversed(W), strict=True):
-        W_bar.insert(0, dot(a.T, delta).astype(W_l.dtype))  # (D4)
-        b_bar.insert(0, jnp.sum(delta, 0).astype(W_l.dtype))  # (D4)
-        a_bar = dot(delta, W_l.T)
-        delta = a_bar * (1 - jnp.square(a.astype(a_bar.dtype)))  # (D3)
-    return a_bar.astype(a.dtype), tuple(W_bar), None if b is None else tuple(b_bar)
+    entered, W, b = saved  # delta is δ_L (D2), the adjoint that the head hands down
+    x, W_bar, b_bar = entered[0], [], []
+    for layer in reversed(range(len(W))):
+        a = entered[layer]
+        W_bar = [dot(a.T, delta).astype(x.dtype), *W_bar]  # (D4)
+        b_bar = [jnp.sum(delta, 0).astype(x.dtype), *b_bar]  # (D4)
+        a_bar = dot(delta, W[layer].T)
+        delta = a_bar * (1 - jnp.square(a.astype(a_bar.dtype))) if layer else a_bar  # (D3); x has no tanh
+    return delta.astype(x.dtype), tuple(W_bar), None if b is None else tuple(b_bar)
 
 
 _layers.defvjp(_layers_fwd, _layers_bwd)
@@ -115,7 +115,8 @@ def forward(params: Params, x: Any) -> jax.Array:
 def loss(params: Params, x: Any, y: Any, *, weights: Any = None, reduction: str = "mean") -> jax.Array:
     """Loss over the batch, float32 or wider: targets `y [B]` in [0, 1] where n_L is 1, else classes.
 
-    `weights` and `reduction` as for `heads.logistic`. `jax.grad(loss)` runs the hand-written rule.
+    `weights` and `reduction` as for `heads.logistic`; a mask hides targets, not inputs. `jax.grad(loss)` runs the
+    hand-written rule.
     """
     call = Call("dense.loss")
     params, x = _check(call, params, x)

@@ -48,7 +48,7 @@ def init(key: Any, x: int, eta: int, hidden: int, *, bias: bool = True, dtype: A
     (3, 5)
     """
     call = Call("gated.init")
-    key, dtype = call.key(key), call.float_dtype(dtype)
+    key, dtype, bias = call.key(key), call.float_dtype(dtype), call.flag("bias", bias)
     x, eta, hidden = call.size("x", x), call.size("eta", eta), call.size("hidden", hidden)
     key_W, key_U, key_v, key_r = jax.random.split(key, 4)
     return Params(
@@ -126,7 +126,8 @@ def forward(params: Params, x: Any, eta: Any) -> jax.Array:
 def loss(params: Params, x: Any, eta: Any, y: Any, *, weights: Any = None, reduction: str = "mean") -> jax.Array:
     """Logistic loss over the batch for targets `y [B]` anywhere in [0, 1], float32 or wider.
 
-    `weights` and `reduction` as for `heads.logistic`. `jax.grad(loss)` runs the hand-written rule.
+    `weights` and `reduction` as for `heads.logistic`; a mask hides targets, not inputs. `jax.grad(loss)` runs the
+    hand-written rule.
     """
     call = Call("gated.loss")
     params, x, eta = _check(call, params, x, eta)

@@ -36,24 +36,29 @@ REDUCTIONS = ("mean", "sum", "none")
 def reference_logistic(h: Any, v: Any, c: Any, t: Any, *, weights: Any = None, reduction: str = "mean") -> jax.Array:
     """`logistic` as the page writes it; autodiff goes through this one."""
     h, v, c, t, weights = _check_logistic("reference_logistic", h, v, c, t, weights, reduction)
-    return reference_loss(reference_logits(h, v, c), t, weights=weights, reduction=reduction)
+    return reference_loss(_reference_logits(h, v, c), t, weights=weights, reduction=reduction)
 
 
 def reference_softmax(h: Any, V: Any, c: Any, k: Any, *, weights: Any = None, reduction: str = "mean") -> jax.Array:
     """`softmax` as the page writes it; autodiff goes through this one."""
     h, V, c, k, weights = _check_softmax("reference_softmax", h, V, c, k, weights, reduction)
-    return reference_loss(reference_logits(h, V, c), k, weights=weights, reduction=reduction)
+    return reference_loss(_reference_logits(h, V, c), k, weights=weights, reduction=reduction)
 
 
-def reference_logits(h: jax.Array, V: jax.Array, c: jax.Array | None) -> jax.Array:
+def _reference_logits(h: jax.Array, V: jax.Array, c: jax.Array | None) -> jax.Array:
     """(H1, H5) in plain `jnp`, without a rule: `[…]` for a vector `V`, `[…, C]` for a matrix."""
     h, V, c = jax.tree.map(lambda a: a.astype(wide(a.dtype)), (h, V, c))
     z = h @ V
     return z if c is None else z + c.reshape((1,) * (z.ndim - c.ndim) + c.shape)
 
 
-def reference_loss(z: jax.Array, y: jax.Array, *, weights: Any = None, reduction: str = "mean") -> jax.Array:
-    """(H2, H5) in plain `jnp`, without a rule: the logistic loss where `z` has the axes of `y`, else softmax."""
+def reference_loss(z: Any, y: Any, *, weights: Any = None, reduction: str = "mean") -> jax.Array:
+    """(H2, H5) of logits, in plain `jnp` without a rule: logistic where `z` has the axes of `y`, else softmax."""
+    call = Call("heads.reference_loss")
+    z, y = call.array("z", z), call.array("y", y)
+    batch, softmax = _batch_axes(y.ndim), z.ndim == y.ndim + 1
+    z = call.floats("z", z, f"{batch} C" if softmax else batch)
+    y, weights = _check_targets(call, "y", y, z.shape[-1] if softmax else None, (batch,), weights, reduction)
     z = z.astype(wide(z.dtype))
     y, weights, scored = _split_mask(y, weights, None)
     if z.ndim == y.ndim:
@@ -94,7 +99,7 @@ def _logits(h: jax.Array, V: jax.Array, c: jax.Array | None) -> jax.Array:
     batch = h.shape[:-1]
     h, V, c = on_same_axes(h.reshape(-1, h.shape[-1]), V, c)
     if V.ndim == 1:
-        return _affine(h, V[:, None], None if c is None else c[None]).reshape(batch)
+        return _affine(h, V.reshape(-1, 1), None if c is None else c.reshape(1)).reshape(batch)
     return _affine(h, V, c).reshape(*batch, V.shape[1])
 
 
@@ -264,13 +269,19 @@ def _check_softmax(name: str, h: Any, V: Any, c: Any, k: Any, weights: Any, redu
     call = Call(f"heads.{name}")
     h, batch = _check_hidden(call, h)
     V, c = call.floats("V", V, "H C"), call.optional("c", c, "C")
+    _check_classes(call, "V", V)
     k, weights = _check_targets(call, "k", k, V.shape[1], (batch,), weights, reduction)
     return h, V, c, k, weights
 
 
+def _batch_axes(count: int) -> str:
+    """Letters for the axes before the last: rows, steps, and any more."""
+    return " ".join(["B", "T", *(f"B{i}" for i in range(2, count))][: max(count, 0)])
+
+
 def _check_hidden(call: Call, h: Any) -> tuple[jax.Array, str]:
     h = call.array("h", h)
-    batch = " ".join(f"B{i}" if i else "B" for i in range(h.ndim - 1))
+    batch = _batch_axes(h.ndim - 1)
     h = call.floats("h", h, batch + " H")
     call.no_nan("h", h)
     return h, batch
@@ -279,7 +290,14 @@ def _check_hidden(call: Call, h: Any) -> tuple[jax.Array, str]:
 def _check_head(call: Call, V: Any, c: Any) -> tuple[jax.Array, jax.Array | None]:
     """The head of a net's `params`: `V [H]` and `c []` for one output, `V [H, C]` and `c [C]` for more."""
     V = call.floats("params.V", V, "H", "H C")
+    _check_classes(call, "params.V", V)
     return V, call.optional("params.c", c, "" if V.ndim == 1 else "C")
+
+
+def _check_classes(call: Call, name: str, V: jax.Array) -> None:
+    if V.ndim == 2 and V.shape[1] == 1:
+        remedy = "One output is the logistic head, whose V is a vector."
+        call.fail(ValueError, name, "of shape [H, C] with C at least 2", list(V.shape), remedy)
 
 
 def _check_targets(
@@ -301,7 +319,9 @@ def _check_targets(
         if weights.dtype == jnp.bool_:
             valid = weights if valid is None else weights & valid
         else:
-            call.no_nan("weights", weights)
+            call.no_nan("weights", weights, valid)
+            if reduction == "mean" and jnp.issubdtype(weights.dtype, jnp.floating):
+                call.within("weights", weights, 0, jnp.inf, "a mean has no negative weights; a sum may", valid)
     if classes is None:
         call.within(name, y, 0, 1, "a probability", valid)
     else:

@@ -21,7 +21,6 @@ the one that was carried into it, which is then all that the backward pass keeps
 Reference: P. J. Werbos, Backpropagation through time: what it does and how to do it, Proc. IEEE 78 (1990).
 """
 
-import operator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -58,7 +57,7 @@ def init(key: Any, inputs: int, hidden: int, outputs: int, *, bias: bool = True,
     (3, 2)
     """
     call = Call("rnn.init")
-    key, dtype = call.key(key), call.float_dtype(dtype)
+    key, dtype, bias = call.key(key), call.float_dtype(dtype), call.flag("bias", bias)
     D, H, C = call.size("inputs", inputs), call.size("hidden", hidden), call.size("outputs", outputs)
     key_U, key_W, key_V = jax.random.split(key, 3)
     return Params(
@@ -80,7 +79,9 @@ def reference(
     save: str | int = "auto",
 ) -> jax.Array:
     """The forward pass as the page writes it, without a rule; same call as `forward` (`save` is autodiff's affair)."""
-    params, data = _check(Call("rnn.reference"), params, x, lengths, h0, truncate, save)
+    call = Call("rnn.reference")
+    params, data = _check(call, params, x, lengths, h0, truncate, save)
+    every_step = call.flag("every_step", every_step)
     x, lengths, h0 = _with_batch(data, params.W)
     T = x.shape[1]
     wide_params, h0 = jax.tree.map(lambda a: a.astype(wide(a.dtype)), (params, h0))
@@ -90,8 +91,8 @@ def reference(
         x_t, t_m1 = x_t_and_t_m1
         x_U = rows(U, x_t) if _is_index(x) else x_t.astype(U.dtype) @ U
         h_in = h_tm1
-        if truncate is not None:
-            h_in = jnp.where((t_m1 > 0) & (t_m1 % truncate == 0), lax.stop_gradient(h_tm1), h_tm1)
+        if data.truncate is not None:
+            h_in = jnp.where((t_m1 > 0) & (t_m1 % data.truncate == 0), lax.stop_gradient(h_tm1), h_tm1)
         a_t = x_U + h_in @ W
         a_t = checkpoint_name(a_t if b is None else a_t + b[None], "a")
         h_t = checkpoint_name(jnp.tanh(a_t), "h")
@@ -101,7 +102,7 @@ def reference(
         return jnp.where(valid, h_t, h_tm1), jnp.where(valid, h_t, 0)
 
     h_T, h = lax.scan(step, h0, (x, jnp.arange(T, dtype=jnp.int32)))
-    z = heads.reference_logits(jnp.swapaxes(h, 0, 1) if every_step else h_T, V, c)
+    z = heads._reference_logits(jnp.swapaxes(h, 0, 1) if every_step else h_T, V, c)
     return (z[0] if data.single else z).astype(params.W.dtype)
 
 
@@ -114,20 +115,19 @@ class _Plan(NamedTuple):
     keep: bool  # keep every state that is carried in; else one a chunk, and compute the others again
 
 
-def _plan(x: jax.Array, W: jax.Array, every: bool, truncate: int | None, save: str | int) -> _Plan:
+def _plan(T: int, B: int, H: int, itemsize: int, every: bool, truncate: int | None, save: str | int) -> _Plan:
     """The cost formula behind `save`: sizes in, decisions out.
 
     Keeping all states costs T·B·H numbers; keeping one a chunk of L costs about T/L + 3L times B·H, so that L = √T is
     near the least, and one more product h W a step. That product is cheap beside the memory it saves where W is small
     and the states outgrow the cache. Where all are kept, a chunk need only be long enough for one good product.
     """
-    B, T, H = x.shape[0], x.shape[1], W.shape[0]
-    keep = save == "all" or (save == "auto" and (H > 256 or T * B * H * W.dtype.itemsize <= 8 * 2**20))
+    keep = save == "all" or (save == "auto" and (H > 256 or T * B * H * itemsize <= 8 * 2**20))
     if isinstance(save, str):
         ideal = max(16, -(-1024 // B)) if keep else max(8, round(T**0.5))
         chunk = near_divisor(T, ideal) if 2 * ideal < T else T
     else:
-        chunk = operator.index(save)
+        chunk = save
     return _Plan(every, truncate, max(1, min(chunk, T)), keep)
 
 
@@ -137,7 +137,8 @@ def _run(plan: _Plan, x: Any, U: Any, W: Any, b: Any, h0: Any, lengths: Any) -> 
 
 
 def _run_fwd(plan, x, U, W, b, h0, lengths):
-    """x [B, T, D] or [B, T], h0 [B, H] -> h [B, T, H] or h_T [B, H].
+    """x [B, T, D] or [B, T], h0 [B, H] -> h [B, T, H] or h_T [B, H], wide, so that their adjoints come back wide: those
+    of a mean over many steps are too small for float16.
 
     Saves what is carried in, h_{t−1}, of every step or of each chunk's first: no shifted copy of the states is made.
     """
@@ -146,13 +147,15 @@ def _run_fwd(plan, x, U, W, b, h0, lengths):
         valid = _valid(lengths, start, steps)
         x_c = chunk_of(x, start, steps, valid)
         h_end, carried_in, states = _chunk_states(x_c, valid, U, W, b, h, plan.every)
-        if states is not None and valid is not None:
-            states = jnp.where(valid[:, :, None], states, 0)
+        if states is not None:
+            states = states.astype(wide(W.dtype))
+            states = states if valid is None else jnp.where(valid[:, :, None], states, 0)
         return h_end, (carried_in if plan.keep else h, states)
 
     h_T, outs = over_chunks(chunk, h0, x.shape[1], plan.chunk)
     kept, states = zip(*(out or (None, None) for out in outs), strict=True)
-    return batch_first(*states) if plan.every else h_T, (x, U, W, b, lengths, h_T, kept)
+    h = batch_first(*states) if plan.every else h_T.astype(wide(W.dtype))
+    return h, (x, U, W, b, lengths, h_T, kept)
 
 
 def _chunk_states(x, valid, U, W, b, h, every):
@@ -197,10 +200,10 @@ def _run_bwd(plan, saved, h_bar):
         x_bar = dot(delta, U.T).astype(x.dtype)  # (R5)
         return (handed_back, (U_bar, W_bar, b_bar)), x_bar.reshape(steps, B, U.shape[0])
 
-    from_head = zeros((B, H), sums, h_bar) if plan.every else h_bar.astype(sums)
+    from_head = zeros((B, H), sums, h_bar) if plan.every else h_bar
     nothing = tuple(zeros(shape, sums, W) for shape in (U.shape, W.shape, (H,)))
     carry, x_bar = over_chunks(chunk, ((from_head, h_T), nothing), T, plan.chunk, kept, reverse=True)
-    (h0_bar, _), (U_bar, W_bar, b_bar) = carry  # (R5): h̄_0 is what the first step hands back, δ_1 Wᵀ
+    (h0_bar, _), (U_bar, W_bar, b_bar) = carry  # h̄_0 is what the first step hands back, δ_1 Wᵀ
     U_bar, W_bar, b_bar, h0_bar = (a.astype(W.dtype) for a in (U_bar, W_bar, b_bar, h0_bar))
     return None if _is_index(x) else batch_first(*x_bar), U_bar, W_bar, None if b is None else b_bar, h0_bar, None
 
@@ -213,12 +216,14 @@ def _chunk_deltas(g, h_tm1, valid, cut, W, handed_back):
         delta_tp1_W, h_t = handed_back  # δ_{t+1} Wᵀ, and what was carried into step t + 1
         g_t, h_tm1, valid_t, cut_t = inputs
         carried = delta_tp1_W if cut_t is None else jnp.where(cut_t[:, None], 0, delta_tp1_W)  # (R6)
-        h_t_bar = carried if g_t is None else g_t.astype(W.dtype) + carried
+        h_t_bar = carried if g_t is None else g_t + carried  # (R3)
         delta_t = h_t_bar * (1 - jnp.square(h_t.astype(W.dtype)))  # (R3)
-        if valid_t is None:
-            return (dot(delta_t, W.T), h_tm1), delta_t
-        delta_t = jnp.where(valid_t[:, None], delta_t, 0)
-        return (jnp.where(valid_t[:, None], dot(delta_t, W.T), delta_tp1_W), h_tm1), delta_t
+        if valid_t is not None:
+            delta_t = jnp.where(valid_t[:, None], delta_t, 0)
+        delta_t_W = dot(delta_t, W.T)  # (R3) for the step before; of the first step it is h̄_0 (R5)
+        if valid_t is not None:
+            delta_t_W = jnp.where(valid_t[:, None], delta_t_W, delta_tp1_W)
+        return (delta_t_W, h_tm1), delta_t
 
     return lax.scan(step, handed_back, (g, h_tm1, valid, cut), reverse=True)
 
@@ -269,7 +274,8 @@ def states(
     Without the batch axis, `[T, D]` gives `[T, H]`. Gradients with respect to `x`, `U`, `W`, `b`, `h0` are R3 to R6 by
     hand.
     """
-    return _operation(Call("rnn.states"), True, x, U, W, b, h0, lengths, truncate, save)
+    cell, data = _check_operation(Call("rnn.states"), x, U, W, b, h0, lengths, truncate, save)
+    return _hidden(cell, data, every=True).astype(cell.W.dtype)
 
 
 def last_state(
@@ -284,7 +290,8 @@ def last_state(
 ) -> jax.Array:
     """The last state alone, `[B, H]`: `h_L` of a row of length L, `h0` of length 0. Arguments as for `states`; no
     adjoint of shape `[B, T, H]` is ever built."""
-    return _operation(Call("rnn.last_state"), False, x, U, W, b, h0, lengths, truncate, save)
+    cell, data = _check_operation(Call("rnn.last_state"), x, U, W, b, h0, lengths, truncate, save)
+    return _hidden(cell, data, every=False).astype(cell.W.dtype)
 
 
 def forward(
@@ -298,8 +305,9 @@ def forward(
 ) -> jax.Array:
     """Logits of the last valid step, `[B, C]`, or with `every_step` of all, `[B, T, C]`; without the last axis where
     the net has one output. Arguments as for `states`; beyond a row's length stand the logits of a zero state."""
-    params, data = _check(Call("rnn.forward"), params, x, lengths, h0, truncate, save)
-    return _logits(params, data, every_step, truncate, save).astype(params.W.dtype)
+    call = Call("rnn.forward")
+    params, data = _check(call, params, x, lengths, h0, truncate, save)
+    return _logits(params, data, call.flag("every_step", every_step)).astype(params.W.dtype)
 
 
 def loss(
@@ -318,13 +326,16 @@ def loss(
     """Loss, float32 or wider: `y [B]` scores the last valid step, `y [B, T]` every valid step.
 
     Targets lie in [0, 1] where the net has one output, else they are classes. The mean is over what is scored: rows, or
-    all valid steps of the batch. `weights` (shaped as `y`) and `reduction` as for `heads.logistic`, the rest as for
-    `states`; `every_step` follows from `y` and need not be given. `jax.grad(loss)` runs the hand-written rule.
+    all valid steps of the batch. `weights` (shaped as `y`; a mask hides targets, not inputs) and `reduction` as for
+    `heads.logistic`, the rest as for `states`; `every_step` follows from `y` and need not be given. `jax.grad(loss)`
+    runs the hand-written rule.
     """
     call = Call("rnn.loss")
     params, data = _check(call, params, x, lengths, h0, truncate, save)
     last, every = ("", "T") if data.single else ("B", "B T")
-    shapes = (last, every) if every_step is None else (every,) if every_step else (last,)
+    shapes = (last, every)
+    if every_step is not None:
+        shapes = (every,) if call.flag("every_step", every_step) else (last,)
     y = call.array("y", y)
     each = len(every.split()) == y.ndim
     lengths = data.lengths if each else None
@@ -334,7 +345,7 @@ def loss(
     scored = None
     if lengths is not None:  # a length out of range is NaN, not silence
         scored = reached(lengths, data.steps) | (lengths < 0)[..., None]
-    h = _hidden(params, data, each, truncate, save)
+    h = _hidden(params, data, each)
     return heads._loss(h, params.V, params.c, y, weights, scored, reduction)  # (R2)
 
 
@@ -348,25 +359,34 @@ def predict(
     save: str | int = "auto",
 ) -> jax.Array:
     """Probabilities, shaped as the logits of `forward`."""
-    params, data = _check(Call("rnn.predict"), params, x, lengths, h0, truncate, save)
-    z = _logits(params, data, every_step, truncate, save)
+    call = Call("rnn.predict")
+    params, data = _check(call, params, x, lengths, h0, truncate, save)
+    z = _logits(params, data, call.flag("every_step", every_step))
     return heads._probabilities(z, params.V.ndim == 1).astype(params.W.dtype)
 
 
 def descend(params: Params, grads: Params, alpha: Any) -> Params:
     """One step of plain gradient descent, the page's R7. For training take an optimizer of optax."""
-    return jax.tree.map(lambda theta, theta_bar: (theta - alpha * theta_bar).astype(theta.dtype), params, grads)  # (R7)
+    call = Call("rnn.descend")
+    call.instance("params", params, Params)
+    call.instance("grads", grads, Params)
+    alpha = call.array("alpha", alpha)
+    if alpha.ndim:
+        call.fail(ValueError, "alpha", "a number", f"shape {list(alpha.shape)}")
+    return jax.tree.map(lambda theta, theta_bar: theta - alpha.astype(theta.dtype) * theta_bar, params, grads)  # (R7)
 
 
 # Inside.
 
 
 class _Data(NamedTuple):
-    """One call's inputs, checked, as the caller shaped them."""
+    """One call's inputs and options, checked, as the caller shaped them."""
 
     x: jax.Array
-    lengths: jax.Array | None
-    h0: jax.Array | None
+    lengths: jax.Array | None = None
+    h0: jax.Array | None = None
+    truncate: int | None = None
+    save: str | int = "auto"
 
     @property
     def single(self) -> bool:
@@ -383,7 +403,7 @@ def _is_index(x: jax.Array) -> bool:
 
 def _with_batch(data: _Data, W: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array]:
     """The batch axis if it is absent, h_0 = 0 if it is absent. A length out of range makes its row NaN, through h_0."""
-    x, lengths, h0 = jax.tree.map(lambda a: a[None], data) if data.single else data
+    x, lengths, h0 = jax.tree.map(lambda a: a[None], data[:3]) if data.single else data[:3]
     if h0 is None:
         h0 = jnp.zeros((x.shape[0], W.shape[0]), W.dtype)
     if lengths is None:
@@ -392,30 +412,32 @@ def _with_batch(data: _Data, W: jax.Array) -> tuple[jax.Array, jax.Array | None,
     return x, jnp.where(known, lengths, data.steps).astype(jnp.int32), jnp.where(known[:, None], h0, jnp.nan)
 
 
-def _hidden(params: Any, data: _Data, every: bool, truncate: int | None, save: str | int) -> Any:
+def _hidden(params: Params, data: _Data, every: bool) -> Any:
     """States or the last state, shaped as the caller shaped x; of `params` the cell's U, W, b are read."""
     x, lengths, h0 = _with_batch(data, params.W)
-    plan = _plan(x, params.W, every, truncate, save)
+    sizes = x.shape[1], x.shape[0], params.W.shape[0], params.W.dtype.itemsize
+    plan = _plan(*sizes, every, data.truncate, data.save)
     h: Any = _run(plan, *on_same_axes(x, params.U, params.W, params.b, h0, lengths))
     return h[0] if data.single else h
 
 
-def _logits(params: Params, data: _Data, every_step: bool, truncate: int | None, save: str | int) -> jax.Array:
-    return heads._logits(_hidden(params, data, every_step, truncate, save), params.V, params.c)  # (R2)
+def _logits(params: Params, data: _Data, every_step: bool) -> jax.Array:
+    return heads._logits(_hidden(params, data, every_step), params.V, params.c)  # (R2)
 
 
-def _operation(
-    call: Call, every: bool, x: Any, U: Any, W: Any, b: Any, h0: Any, lengths: Any, truncate: int | None, save: Any
-) -> jax.Array:
-    cell = Params(*_check_cell(call, "", U, W, b), V=None, c=None)  # pyright: ignore[reportArgumentType]
-    return _hidden(cell, _check_data(call, x, cell.U, lengths, h0, truncate, save), every, truncate, save)
-
-
-def _check(call: Call, params: Params, x: Any, lengths: Any, h0: Any, truncate: Any, save: Any) -> tuple[Params, _Data]:
+def _check(call: Call, params: Params, *inputs: Any) -> tuple[Params, _Data]:
     call.instance("params", params, Params)
     cell = _check_cell(call, "params.", params.U, params.W, params.b)
     params = Params(*cell, *heads._check_head(call, params.V, params.c))
-    return params, _check_data(call, x, params.U, lengths, h0, truncate, save)
+    return params, _check_data(call, params.U, *inputs)
+
+
+def _check_operation(
+    call: Call, x: Any, U: Any, W: Any, b: Any, h0: Any, lengths: Any, truncate: Any, save: Any
+) -> tuple[Params, _Data]:
+    """A cell without a head."""
+    cell = Params(*_check_cell(call, "", U, W, b), V=None, c=None)  # pyright: ignore[reportArgumentType]
+    return cell, _check_data(call, cell.U, x, lengths, h0, truncate, save)
 
 
 def _check_cell(call: Call, prefix: str, U: Any, W: Any, b: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
@@ -423,11 +445,11 @@ def _check_cell(call: Call, prefix: str, U: Any, W: Any, b: Any) -> tuple[jax.Ar
     return U, call.floats(f"{prefix}W", W, "H H"), call.optional(f"{prefix}b", b, "H")
 
 
-def _check_data(call: Call, x: Any, U: jax.Array, lengths: Any, h0: Any, truncate: Any, save: Any) -> _Data:
+def _check_data(call: Call, U: jax.Array, x: Any, lengths: Any, h0: Any, truncate: Any, save: Any) -> _Data:
     x = call.array("x", x)
     index = _is_index(x) and x.ndim < 3
     x = call.integers("x", x, "B T", "T") if index else call.floats("x", x, "B T D", "T D")
-    data = _Data(x, None, None)
+    data = _Data(x)
     batch = "" if data.single else "B"
     lengths = None if lengths is None else call.integers("lengths", lengths, batch)
     h0 = call.optional("h0", h0, f"{batch} H")
@@ -439,9 +461,9 @@ def _check_data(call: Call, x: Any, U: jax.Array, lengths: Any, h0: Any, truncat
         call.no_nan("x", x, valid)
     call.no_nan("h0", h0)
     if truncate is not None:
-        call.size("truncate", truncate)
+        truncate = min(call.size("truncate", truncate), max(data.steps, 1))
     if isinstance(save, str):
         call.choice("save", save, "auto", "all")
     else:
-        call.size("save", save)
-    return _Data(x, lengths, h0)
+        save = call.size("save", save)
+    return _Data(x, lengths, h0, truncate, save)

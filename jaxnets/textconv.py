@@ -68,11 +68,9 @@ def init(
     (3, 4, 5)
     """
     call = Call("textconv.init")
-    key, dtype = call.key(key), call.float_dtype(dtype)
+    key, dtype, bias = call.key(key), call.float_dtype(dtype), call.flag("bias", bias)
     S, F, C = call.size("embed", embed), call.size("filters", filters), call.size("outputs", outputs)
-    if isinstance(widths, str) or not hasattr(widths, "__len__") or len(widths) < 1:
-        call.fail(ValueError, "widths", "a sequence of one window width or more", repr(widths))
-    widths = [call.size(f"widths[{i}]", k) for i, k in enumerate(widths)]
+    widths = call.sizes_of("widths", widths, "a sequence of one window width or more", least=1)
     key_E, key_V, *keys_U = jax.random.split(key, 2 + len(widths))
     E = None
     if vocab is not None:
@@ -105,7 +103,7 @@ def reference(params: Params, x: Any, lengths: Any = None) -> jax.Array:
         s = checkpoint_name(s if b is None else s + b[i][None, None], f"s{k}")
         m = lax.argmax(_of_sentence(s, lengths, k), 1, jnp.int32)
         h.append(checkpoint_name(jnp.take_along_axis(jnp.tanh(s), m[:, None], 1)[:, 0], f"h{k}"))
-    z = heads.reference_logits(jnp.concatenate(h, 1), V, c)
+    z = heads._reference_logits(jnp.concatenate(h, 1), V, c)
     return (z[0] if single else z).astype(dtype)
 
 
@@ -159,27 +157,27 @@ def _features(
 
 
 def _features_fwd(w, U, b, lengths):
-    """w [B, T, S], zero beyond the lengths -> h [B, ΣF].
+    """w [B, T, S], zero beyond the lengths -> h [B, ΣF], wide.
 
     Saves which window each filter won with and the feature it gave, wide: of B·T'·F scores the backward pass needs B·F.
     """
     m, h = [], []
     for i, U_k in enumerate(U):
-        s = _of_sentence(_scores(w, U_k), lengths, U_k.shape[0])  # (C1)
-        m_k = _first_of_highest(s)  # (C2)
-        s_m = jnp.take_along_axis(s, m_k[:, None], 1)[:, 0]
+        s = _scores(w, U_k)  # (C1)
         if b is not None:
-            s_m = s_m + b[i].astype(s_m.dtype)[None]  # (C1): b_j is the same for every window
+            s = s + b[i].astype(s.dtype)[None, None]  # (C1)
+        s = _of_sentence(s, lengths, U_k.shape[0])
+        m_k = _first_of_highest(s)  # (C2)
         m.append(m_k)
-        h.append(jnp.tanh(s_m))  # (C3)
+        h.append(jnp.tanh(jnp.take_along_axis(s, m_k[:, None], 1)[:, 0]))  # (C3)
     h = jnp.concatenate(h, 1)
-    return h.astype(w.dtype), (w, U, b, m, h)
+    return h, (w, U, b, m, h)
 
 
 def _features_bwd(saved, h_bar, over_rows=_by_platform):
     w, U, b, m, h = saved
     sums = wide(w.dtype)
-    c = h_bar.astype(sums) * (1 - jnp.square(h))  # (C4)
+    c = h_bar * (1 - jnp.square(h))  # (C4)
     b_bar = jnp.sum(c, 0)  # (C5)
     U_by_filter = [U_k.transpose(2, 0, 1).astype(sums) for U_k in U]
     starts = [0, *itertools.accumulate(U_k.shape[2] for U_k in U)]
@@ -250,7 +248,7 @@ def max_over_time(x: Any, U: Any, b: Any = None, lengths: Any = None, *, width: 
     x, lengths = _check_sentences(call, x, lengths, None)
     single = _is_single(x)
     h = _hidden(Params(None, (U,), None if b is None else (b,), U, None), x, lengths)
-    return h[0] if single else h
+    return (h[0] if single else h).astype(x.dtype)
 
 
 def forward(params: Params, x: Any, lengths: Any = None) -> jax.Array:
@@ -265,8 +263,8 @@ def loss(
 ) -> jax.Array:
     """Loss over the batch, float32 or wider: targets `y [B]` in [0, 1] where the net has one output, else classes.
 
-    `x` and `lengths` as for `forward`, `weights` and `reduction` as for `heads.logistic`. `jax.grad(loss)` runs the
-    hand-written rule.
+    `x` and `lengths` as for `forward`, `weights` and `reduction` as for `heads.logistic`; a mask hides targets, not
+    inputs. `jax.grad(loss)` runs the hand-written rule.
     """
     call = Call("textconv.loss")
     params, x, lengths = _check(call, params, x, lengths)

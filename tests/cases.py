@@ -99,7 +99,7 @@ def _weighted_case(rng, dtype):
 def _max_over_time_case(rng, dtype, T=7, k=3, bias=True, with_lengths=True):
     f = _draw(rng, dtype)
     lengths = np.array([T, min(2, T), 0, max(T - 2, 0), 1]) if with_lengths else None
-    args = {"x": f(5, T, 2), "U": f(k, 2, 4), "b": f(4) if bias else None}
+    args = {"x": f(5, T, 6), "U": f(k, 6, 4) / 2, "b": f(4) if bias else None}
 
     def reference(_, x, U, b):
         head = jnp.eye(4, dtype=x.dtype)  # logits that are the features
@@ -112,12 +112,12 @@ def _max_over_time_case(rng, dtype, T=7, k=3, bias=True, with_lengths=True):
     return Case(lambda _, **a: textconv.max_over_time(**a, lengths=lengths), reference, oracle, args)
 
 
-def _textconv_loss_case(rng, dtype, outputs=3, table=True):
-    params = textconv.init(KEY, embed=2, widths=(2, 4), filters=3, outputs=outputs, vocab=6 if table else None)
+def _textconv_loss_case(rng, dtype, outputs=10, table=True):
+    params = textconv.init(KEY, embed=7, widths=(2, 4), filters=3, outputs=outputs, vocab=9 if table else None)
     params = make_params(rng, jax.tree.map(lambda p: p.astype(dtype), params))
     lengths = np.array([8, 3, 0, 5, 1])
-    x = rng.integers(0, 6, (5, 8))
-    words = _draw(rng, dtype)(5, 8, 2)
+    x = rng.integers(0, 9, (5, 8))
+    words = _draw(rng, dtype)(5, 8, 7)
     y = _targets(rng, dtype, outputs, 5)
     args = {"params": params} if table else {"params": params, "x": words}
 

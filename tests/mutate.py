@@ -69,6 +69,7 @@ def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     if isinstance(node, ast.BinOp) and type(node.op) in SWAPS:
         yield "operator", ast.BinOp(node.left, SWAPS[type(node.op)](), node.right)
         yield "left side alone", node.left
+        yield "right side alone", node.right
     last_axis = isinstance(node, ast.UnaryOp) and ast.unparse(node) == "-1"  # of a matrix it is axis 1
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Invert) and not last_axis:
         yield "sign", node.operand
@@ -180,6 +181,8 @@ def survives(mutant: Mutant, more: tuple[str, ...]) -> bool:
         files = ["test_rules.py", *(f"test_{room}.py" for room in rooms), *more]
         options = ["-x", "-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "-p", "no:xdist"]
         result = pytest.main([*options, *(f"tests/{file}" for file in files)], plugins=[RoomFirst(rooms, bool(more))])
+    if result not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED):
+        raise RuntimeError(f"the tests did not run: {result!r} for {described(mutant)}")
     return result == pytest.ExitCode.OK
 
 
@@ -196,7 +199,8 @@ def survivors_of(chosen: list[Mutant], jobs: int, more: tuple[str, ...]) -> list
         for done, (m, survived) in enumerate(pool.imap_unordered(partial(run, more=more), chosen), 1):
             if survived:
                 survivors.append(m)
-                print(f"\rnot seen by {'its room' if not more else 'any'}: {described(m)}")
+                if m.function:
+                    print(f"\rnot seen by {'its room' if not more else 'any'}: {described(m)}")
             left = (time.monotonic() - start) / done * (len(chosen) - done)
             print(f"\r{done} of {len(chosen)}, {len(survivors)} survive, {left / 60:.0f} min left ", end="", flush=True)
     print()
@@ -226,6 +230,10 @@ def main() -> int:
     import jax  # noqa: F401 -- loaded once here, so that no fork has to
     import optax  # noqa: F401
 
+    controls = [Mutant(room, "", 0, "nothing", "", "", (ROOT / "jaxnets" / f"{room}.py").read_text()) for room in rooms]
+    if len(survivors_of(controls, options.jobs, ())) < len(controls):
+        print("the tests fail without any mutation")
+        return 1
     rest = [m for m in chosen if (m.room, m.function, m.before, m.after) not in SAME_RESULT]
     survivors = survivors_of(rest, options.jobs, ())
     if survivors:  # what the room's own tests do not see, the others may

@@ -81,6 +81,8 @@ BAD = {
     "wide targets": (lambda: gated.loss(GATED, ones(2, 3), ones(2, 4), jnp.ones(2, jnp.float64)), TypeError, "y", "float32", "float64"),
     "text for numbers": (lambda: dense.forward(DENSE, "words"), TypeError, "x", "an array", "str"),
     "nothing for numbers": (lambda: dense.forward(DENSE, None), TypeError, "x", "an array", "NoneType"),
+    "list too wide": (lambda: narrow(lambda: rnn.forward(RNN, [[0, 2**40]])), ValueError, "x", "within 32 bits", "1099511627776"),
+    "object array": (lambda: dense.forward(DENSE, np.array([[object()] * 3])), TypeError, "x", "an array of numbers", "ndarray of dtype object"),
     "ragged list": (lambda: dense.forward(DENSE, [[1.0, 2.0], [3.0]]), TypeError, "x", "an array", "list"),
     "another net's params": (lambda: rnn.forward(DENSE, X), TypeError, "params", "a rnn.Params, as rnn.init makes it", "dense.Params"),
     "params as a dict": (lambda: dense.forward({"W": 1}, X), TypeError, "params", "a dense.Params", "dict"),
@@ -111,7 +113,23 @@ BAD = {
     "save fraction": (lambda: rnn.forward(RNN, X, save=2.5), TypeError, "save", "an integer", "2.5"),
     "truncate 0": (lambda: rnn.forward(RNN, X, truncate=0), ValueError, "truncate", "at least 1", "0"),
     "truncate fraction": (lambda: rnn.forward(RNN, X, truncate=1.5), TypeError, "truncate", "an integer", "1.5"),
+    "every_step": (lambda: rnn.forward(RNN, X, every_step="no"), TypeError, "every_step", "True or False", "'no'"),
+    "every_step of a loss": (lambda: rnn.loss(RNN, X, Y, every_step=1), TypeError, "every_step", "True or False", "1"),
+    "one class": (lambda: rnn.loss(RNN._replace(V=ones(4, 1), c=ones(1)), X, Y), ValueError, "params.V", "C at least 2", "[4, 1]"),
+    "one class of a head": (lambda: heads.softmax(ones(2, 3), ones(3, 1), None, Y), ValueError, "V", "C at least 2", "[3, 1]"),
+    "negative weights": (lambda: heads.softmax(ones(2, 3), ones(3, 5), None, Y, weights=-ones(2)), ValueError, "weights", "within 0 … inf", "-1.0 at [0]"),
+    "descent of another net": (lambda: rnn.descend(RNN, DENSE, 0.1), TypeError, "grads", "a rnn.Params", "dense.Params"),
+    "descent at many rates": (lambda: rnn.descend(RNN, RNN, ones(2)), ValueError, "alpha", "a number", "shape [2]"),
+    "reference loss": (lambda: heads.reference_loss(ones(4, 3), np.zeros(2, int)), ValueError, "y", "B = 4 (from z)", "[2]"),
+    "reference label": (lambda: heads.reference_loss(ones(1, 3), [-1]), ValueError, "y", "within 0 … 2", "-1 at [0]"),
     # init
+    "init bias": (lambda: rnn.init(KEY, 3, 4, 2, bias="no"), TypeError, "bias", "True or False", "'no'"),
+    "init 0-d sizes": (lambda: dense.init(KEY, sizes=np.array(3)), ValueError, "sizes", "a sequence", "array(3)"),
+    "init bytes": (lambda: dense.init(KEY, sizes=b"ab"), ValueError, "sizes", "a sequence", "b'ab'"),
+    "init set": (lambda: textconv.init(KEY, widths={3, 5}), ValueError, "widths", "a sequence", "{3, 5}"),
+    "init huge": (lambda: rnn.init(KEY, 2**40, 4, 2), ValueError, "inputs", "at most 2147483647", "1099511627776"),
+    "init no dtype": (lambda: rnn.init(KEY, 3, 4, 2, dtype=None), TypeError, "dtype", "float64, float32", "None"),
+    "init old key": (lambda: rnn.init(np.zeros(3, np.uint32), 3, 4, 2), TypeError, "key", "one key", "(3,)"),
     "init size": (lambda: rnn.init(KEY, inputs=0, hidden=4, outputs=2), ValueError, "inputs", "at least 1", "0"),
     "init float size": (lambda: rnn.init(KEY, inputs=3, hidden=4.0, outputs=2), TypeError, "hidden", "an integer", "4.0"),
     "init boolean size": (lambda: gated.init(KEY, x=3, eta=True, hidden=4), TypeError, "eta", "an integer", "True"),
@@ -150,7 +168,22 @@ SEEN_WHILE_TRACING = [
     name
     for name in BAD
     if not name.startswith(
-        ("init", "label", "target", "token", "id ", "length", "NaN", "text for", "nothing", "ragged")
+        (
+            "init",
+            "label",
+            "target",
+            "token",
+            "id ",
+            "length",
+            "NaN",
+            "text for",
+            "nothing",
+            "ragged",
+            "list",
+            "object",
+            "negative",
+            "reference label",
+        )
     )
 ]
 
@@ -158,8 +191,8 @@ SEEN_WHILE_TRACING = [
 @pytest.mark.parametrize("name", SEEN_WHILE_TRACING)
 def test_bad_call_under_jit(name):
     """What shapes and dtypes tell is told under `jit` too."""
-    call, error, *_ = BAD[name]
-    with pytest.raises(error):
+    call, error, argument, *_ = BAD[name]
+    with pytest.raises(error, match=rf"\w+\.\w+: {re.escape(argument)} must be "):
         jax.jit(call)()
 
 
@@ -177,6 +210,11 @@ def test_concrete_values_are_checked_under_jit():
             jax.jit(lambda p, data=data: rnn.loss(p, data, Y))(RNN)
     with pytest.raises(ValueError, match="y must be within"):
         jax.jit(lambda p: rnn.loss(p, X, np.array([0, 2], np.uint8)))(RNN)
+
+
+def test_traced_flag_is_refused():
+    with pytest.raises(TypeError, match=r"rnn\.forward: every_step must be True or False"):
+        jax.jit(rnn.forward)(RNN, X, every_step=True)
 
 
 def test_nan_under_jit_is_nan():

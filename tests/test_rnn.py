@@ -106,13 +106,21 @@ def test_truncation_keeps_what_enters_at_the_last_step():
     def grads(**options):
         return jax.grad(rnn.loss, (0, 1, 4))(params, x, y, None, h0, **options)
 
-    assert_same(grads(truncate=6), grads(truncate=100))
+    assert_same(grads(truncate=6), grads(truncate=2**30))
     assert_close(grads(truncate=6), grads(), tolerance(F64))
     explicit = grads(truncate=1)
     assert (explicit[1][:, :-1] == 0).all()
     assert (explicit[1][:, -1] != 0).all()
     assert (explicit[2] == 0).all()
     assert (jax.grad(rnn.loss, 4)(params, x[:, :1], y, None, h0, truncate=1) != 0).all()
+
+
+def test_options_of_numpy():
+    """Sizes that come out of NumPy serve as Python's do."""
+    params = rnn.init(KEY, inputs=np.int64(3), hidden=np.int32(4), outputs=2, dtype=F64)
+    x, y = f(2, 6, 3), np.array([0, 1])
+    got = rnn.loss(params, x, y, truncate=np.int64(2), save=np.uint8(4))
+    assert got == rnn.loss(params, x, y, truncate=2, save=4)
 
 
 def test_truncation_never_changes_the_value():
@@ -153,10 +161,10 @@ def test_length_out_of_range_under_jit_is_nan(lengths, every):
     assert np.isnan(losses).any(1).tolist() == [True, False, False]
 
 
-@pytest.mark.parametrize("bad", [-1, 5, 2**31 - 1])
+@pytest.mark.parametrize("bad", [-1, 5, 2**31 - 1, 2**32, 2**32 + 1])
 def test_id_out_of_range_under_jit_is_nan(bad):
     params = rnn.init(KEY, inputs=5, hidden=4, outputs=2, dtype=F64)
-    x = jnp.zeros((3, 6), jnp.int32).at[1, 2].set(bad)
+    x = jnp.zeros((3, 6), jnp.int64).at[1, 2].set(bad)
     losses = jax.jit(lambda x: rnn.loss(params, x, jnp.array([0, 1, 0]), reduction="none"))(x)
     assert np.isnan(losses).tolist() == [False, True, False]
     grads = jax.jit(jax.grad(rnn.loss))(params, x, jnp.array([0, 1, 0]))
@@ -179,7 +187,7 @@ def kept_shapes(save, every=False, lengths=None, T=12, B=3, D=2, H=5):
     """Shapes of everything that `_run_fwd` keeps beside its own inputs."""
     params = rnn.init(KEY, inputs=D, hidden=H, outputs=2, dtype=F64)
     x, h0 = jnp.zeros((B, T, D)), jnp.zeros((B, H))
-    plan = rnn._plan(x, params.W, every, None, save)
+    plan = rnn._plan(T, B, H, 8, every, None, save)
     _, (*inputs, h_T, kept) = jax.eval_shape(
         lambda *a: rnn._run_fwd(plan, *a), x, params.U, params.W, params.b, h0, lengths
     )
@@ -201,7 +209,7 @@ def test_plans():
     """The formula of `save="auto"`: long and narrow is computed again, short or wide is kept."""
 
     def plan(T, B, H, save="auto"):
-        return rnn._plan(jnp.zeros((B, T, 1), jnp.float32), jnp.zeros((H, H), jnp.float32), False, None, save)[2:]
+        return rnn._plan(T, B, H, 4, False, None, save)[2:]
 
     assert plan(784, 128, 128) == (28, False)
     assert plan(28, 128, 128) == (28, True)

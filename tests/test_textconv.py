@@ -42,6 +42,15 @@ def test_tie_of_two_among_many():
     assert np.flatnonzero(x_bar).tolist() == [1]
 
 
+def test_tie_that_the_bias_makes():
+    """Scores that differ by less than the bias leaves of them tie, as on the page: s has the bias in it."""
+    x, U, b = jnp.array([[1e-18], [3e-18], [2e-18]]), jnp.ones((1, 1, 1)), jnp.ones(1)
+    params = textconv.Params(None, (U,), (b,), jnp.ones(1), None)
+    got, want = (jax.grad(f, 1)(params, x) for f in (textconv.forward, textconv.reference))
+    assert np.flatnonzero(got).tolist() == [0]
+    assert_close(got, want, tolerance(F64))
+
+
 def test_filters_that_win_at_one_word_accumulate():
     x, U = jnp.array([[0.0, 0.0], [3.0, 1.0], [0.0, 0.0]]), jnp.array([[[0.2, 0.1, 0.3], [0.1, 0.3, 0.2]]])
     _, back = jax.vjp(lambda x: textconv.max_over_time(x, U), x)
@@ -120,11 +129,11 @@ def test_length_out_of_range_under_jit_is_nan(lengths):
     assert np.isnan(h).all(1).tolist() == [True, False, False]
 
 
-@pytest.mark.parametrize("bad", [-1, 7, 2**31 - 1])
+@pytest.mark.parametrize("bad", [-1, 7, 2**31 - 1, 2**32, 2**32 + 1])
 def test_token_out_of_range_under_jit_is_nan(bad):
     """Not the last row, not a clamped neighbour."""
     params = textconv.init(KEY, embed=3, widths=(2,), filters=4, vocab=7, dtype=F64)
-    x = jnp.zeros((3, 5), jnp.int32).at[1, 2].set(bad)
+    x = jnp.zeros((3, 5), jnp.int64).at[1, 2].set(bad)
     losses = jax.jit(lambda x: textconv.loss(params, x, jnp.array([0, 1, 0]), reduction="none"))(x)
     assert np.isnan(losses).tolist() == [False, True, False]
     grads = jax.jit(jax.grad(textconv.loss))(params, x, jnp.array([0, 1, 0]))
