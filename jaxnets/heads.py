@@ -36,13 +36,13 @@ REDUCTIONS = ("mean", "sum", "none")
 def reference_logistic(h: Any, v: Any, c: Any, t: Any, *, weights: Any = None, reduction: str = "mean") -> jax.Array:
     """`logistic` as the page writes it; autodiff goes through this one."""
     h, v, c, t, weights = _check_logistic("reference_logistic", h, v, c, t, weights, reduction)
-    return reference_loss(_reference_logits(h, v, c), t, weights=weights, reduction=reduction)
+    return _reference_loss(_reference_logits(h, v, c), t, weights, reduction)
 
 
 def reference_softmax(h: Any, V: Any, c: Any, k: Any, *, weights: Any = None, reduction: str = "mean") -> jax.Array:
     """`softmax` as the page writes it; autodiff goes through this one."""
     h, V, c, k, weights = _check_softmax("reference_softmax", h, V, c, k, weights, reduction)
-    return reference_loss(_reference_logits(h, V, c), k, weights=weights, reduction=reduction)
+    return _reference_loss(_reference_logits(h, V, c), k, weights, reduction)
 
 
 def _reference_logits(h: jax.Array, V: jax.Array, c: jax.Array | None) -> jax.Array:
@@ -59,6 +59,10 @@ def reference_loss(z: Any, y: Any, *, weights: Any = None, reduction: str = "mea
     batch, softmax = _batch_axes(y.ndim), z.ndim == y.ndim + 1
     z = call.floats("z", z, f"{batch} C" if softmax else batch)
     y, weights = _check_targets(call, "y", y, z.shape[-1] if softmax else None, (batch,), weights, reduction)
+    return _reference_loss(z, y, weights, reduction)
+
+
+def _reference_loss(z: jax.Array, y: jax.Array, weights: Any, reduction: str) -> jax.Array:
     z = z.astype(wide(z.dtype))
     y, weights, scored = _split_mask(y, weights, None)
     if z.ndim == y.ndim:
