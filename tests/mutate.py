@@ -41,6 +41,30 @@ KNOW_BEST = {"_chunks": ("rnn",), "_arrays": ("textconv", "heads")}
 
 # Mutants that compute the same, with the reason: (room, line as it stands, what is changed, into what).
 SAME_RESULT = {
+    (
+        "textconv",
+        "parts = jax.eval_shape(sentence, w[0], [m_k[0] for m_k in m], c[0])[0]",
+        "w[0]",
+        "w[1]",
+    ): "any row has that shape",
+    (
+        "textconv",
+        "parts = jax.eval_shape(sentence, w[0], [m_k[0] for m_k in m], c[0])[0]",
+        "c[0]",
+        "c[1]",
+    ): "any row has that shape",
+    (
+        "textconv",
+        "parts = jax.eval_shape(sentence, w[0], [m_k[0] for m_k in m], c[0])[0]",
+        "m_k[0]",
+        "m_k[1]",
+    ): "any row has that shape",
+    (
+        "dense",
+        "x, W_bar, b_bar = entered[0], [], []",
+        "x, W_bar, b_bar = (entered[0], [], [])",
+        "x, W_bar, b_bar = _changed((entered[0], [], []))",
+    ): "of x the dtype alone is read",
     ("heads", "return jnp.sum(losses) / jnp.where(total == 0, 1, total)", "1", "2"): "it divides 0",
     ("rnn", "return h_t, (h_tm1, h_t if every else None)", "h_t if every else None", "h_t"): "kept and thrown away",
     ("rnn", "B, T, H = x.shape[0], x.shape[1], W.shape[0]", "W.shape[0]", "W.shape[1]"): "W is square",
