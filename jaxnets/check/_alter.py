@@ -1,0 +1,327 @@
+"""What people do to an equation's share of a backward pass, and how a program is made to do it.
+
+Each operand of an equation has a *weight* on what is handed back to it (1 as it should be, 0 for a path that is
+missing, per row where there is a batch), and where the equation multiplies, a *substitute*: what stands in the place of
+the local derivative or of the other factor (nothing as it should be). An `Option` is a choice of these at one equation.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxnets.check import _walk
+from jaxnets.check._walk import Place, bind, is_float, source
+
+UNARY = {
+    *("tanh", "logistic", "exp", "exp2", "log", "log1p", "expm1", "sin", "cos", "tan", "sqrt", "rsqrt", "cbrt"),
+    *("integer_pow", "square", "erf", "erfc", "atan", "asin", "acos", "sinh", "cosh", "asinh", "atanh", "lgamma"),
+}
+ELEMENTWISE = UNARY | {"mul", "div", "max", "min", "select_n"}
+LINEAR = {"dot_general", "conv_general_dilated"}
+EXTREMES = {"reduce_max", "reduce_min"}
+SUBSTITUTED = ELEMENTWISE | LINEAR | EXTREMES | {"gather"}
+_MOVES = {  # these only pass an adjoint on: what is done to it is done at the equations that use them
+    *("broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "name", "copy", "transpose", "stop_gradient"),
+    *("slice", "rev", "pad", "expand_dims", "copy_p", "pvary", "pcast", "optimization_barrier"),
+}
+
+# Local derivatives that people write for another: of the operand x, the result q and the true derivative d.
+_FORMS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "1": ("factor", lambda x, q, d: np.ones_like(d)),
+    "its square": ("factor", lambda x, q, d: d * d),
+    "q": ("factor", lambda x, q, d: q),
+    "1 − q": ("factor", lambda x, q, d: 1 - q),
+    "q²": ("factor", lambda x, q, d: q * q),
+    "1 − q²": ("factor", lambda x, q, d: 1 - q * q),
+    "1 + q²": ("sign", lambda x, q, d: 1 + q * q),
+    "q (1 − q)": ("factor", lambda x, q, d: q * (1 - q)),
+    "q (1 + q)": ("sign", lambda x, q, d: q * (1 + q)),
+    "1/q": ("factor", lambda x, q, d: 1 / q),
+    "1/q²": ("factor", lambda x, q, d: 1 / (q * q)),
+    "q³": ("factor", lambda x, q, d: q**3),
+    "x": ("place", lambda x, q, d: x),
+    "1/x": ("place", lambda x, q, d: 1 / x),
+    "1 − x²": ("place", lambda x, q, d: 1 - x * x),
+    "x (1 − x)": ("place", lambda x, q, d: x * (1 - x)),
+}
+
+
+class Stored(NamedTuple):
+    """What an equation was given, and gave; within scans a row per step."""
+
+    operands: list[Any]
+    result: Any
+
+
+class Option(NamedTuple):
+    """An alteration at one place: weights by operand, a substitute for one operand, and how it is told."""
+
+    place: Place
+    weights: dict[int, Any]
+    substitute: tuple[int, Callable[[], Any]] | None
+    kind: str
+    detail: str
+
+
+def delta(x: Any) -> Any:
+    """Zero, with derivative one."""
+    return x - lax.stop_gradient(x)
+
+
+def operands_of(site: _walk.Site) -> list[int]:
+    """The operands of an equation that can be altered."""
+    eqn = site.eqn
+    if eqn.primitive.name in _MOVES or len(eqn.outvars) != 1 or not is_float(eqn.outvars[0]):
+        return []
+    return [j for j, v in enumerate(eqn.invars) if is_float(v) and not isinstance(v, _walk.Literal)]
+
+
+def substitute_shape(site: _walk.Site, j: int) -> tuple[int, ...] | None:
+    """The shape of what can stand in for the local derivative, or for the other factor; None where nothing can."""
+    eqn, name = site.eqn, site.eqn.primitive.name
+    if name not in SUBSTITUTED or (name == "gather" and j):
+        return None
+    if name in LINEAR:
+        return eqn.invars[1 - j].aval.shape if is_float(eqn.invars[1 - j]) else None
+    return eqn.outvars[0].aval.shape if name == "gather" else eqn.invars[j].aval.shape
+
+
+def weighted(operand: Any, weight: Any) -> Any:
+    """An operand that hands back its share times a weight."""
+    weight = jnp.reshape(weight, jnp.shape(weight) + (1,) * (jnp.ndim(operand) - jnp.ndim(weight)))
+    return lax.stop_gradient(operand) + weight * delta(operand)
+
+
+def substituted(eqn: Any, operands: list[Any], j: int, value: Any) -> Any:
+    """Zero, which hands back to operand `j` what it would with another local derivative or other factor."""
+    name = eqn.primitive.name
+    if name in LINEAR:
+        both = [delta(o) if k == j else value for k, o in enumerate(operands)]
+        return bind(eqn, both)[0]
+    if name == "gather":
+        return bind(eqn, [delta(operands[0]), *operands[1:]])[0] * value
+    if name in EXTREMES:
+        return jnp.sum(delta(operands[0]) * value, eqn.params["axes"])
+    return delta(operands[j]) * value
+
+
+def options(site: _walk.Site, stored: dict[Place, Stored], sites: dict[Place, _walk.Site], batches: set[int]):
+    """Every alteration of an equation that is worth trying."""
+    where, moved = source(site.eqn), operands_of(site)
+    found: list[Option] = []
+    for j in moved:
+        of = f"operand {j + 1} of " if len(moved) > 1 else ""
+        through = f"through {of}{where}"
+
+        def change(weight, kind, detail, j=j):
+            found.append(Option(site.place, {j: weight}, None, kind, detail))
+
+        change(0.0, "path", f"the path {through} is missing")
+        change(-1.0, "sign", f"the path {through} has the wrong sign")
+        change(2.0, "path", f"the path {through} is counted twice")
+        if site.lengths and site.lengths[-1] > 1:
+            for at, which in ((0, "first"), (site.lengths[-1] - 1, "last")):
+                alone = np.zeros(site.lengths[-1])
+                alone[at] = 1.0
+                told = f"the {which} step's share {through}"
+                change(alone, "overwrite", f"{told} is all there is: the steps should be added up")
+                change(1.0 - alone, "path", f"{told} is missing")
+        shape = site.eqn.invars[j].aval.shape
+        if shape and shape[0] in batches:
+            for row in (0, shape[0] - 1):
+                alone = np.zeros(shape[0])
+                alone[row] = 1.0
+                change(Rows(alone), "batch", f"row {row} alone {through}: the others are not summed over")
+        mine = stored.get(site.place)
+        if mine is not None and substitute_shape(site, j) is not None:
+            for kind, detail, value in _substitutes(site, j, mine, stored, sites):
+                found.append(Option(site.place, {j: 0.0}, (j, value), kind, detail))
+    return found
+
+
+class Rows(NamedTuple):
+    """A weight for each row of an operand, the same at every step."""
+
+    weights: np.ndarray
+
+
+def _substitutes(site, j, mine, stored, sites) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    name, where = site.eqn.primitive.name, source(site.eqn)
+    if name in UNARY:
+        yield from _local_derivatives(site, mine, where)
+    elif name in ("mul", "div"):
+        yield from _factors(name, j, mine, where)
+    elif name in ("max", "min", "select_n") or name in EXTREMES:
+        told = f"the mask of {where} is missing: what did not win gets a share too"
+        yield "factor", told, lambda: np.ones_like(mine.operands[j])
+    elif name == "gather":
+        for which in ("last", "first"):
+            told = f"of what {where} picks several times only the {which} is kept, where all should be added up"
+            yield "overwrite", told, lambda which=which: _once(site, mine, which)
+    else:
+        other = np.asarray(mine.operands[1 - j])
+        yield "factor", f"the other factor is missing at {where}", lambda: np.ones_like(other)
+        if other.ndim - len(site.lengths) == 2 and other.shape[-1] == other.shape[-2]:
+            yield "transpose", f"the other factor is transposed at {where}", lambda: np.swapaxes(other, -1, -2)
+    if name in ("mul", "dot_general"):
+        yield from _other_values(site, np.asarray(mine.operands[1 - j]), where, stored, sites)
+
+
+def _slope(eqn, x):
+    return np.asarray(jax.jvp(lambda x: bind(eqn, [x])[0], (x,), (jnp.ones_like(x),))[1])
+
+
+def _local_derivatives(site, mine, where):
+    x, q = (np.asarray(v) for v in (mine.operands[0], mine.result))
+    d = _slope(site.eqn, jnp.asarray(x))
+    for text, (kind, form) in _FORMS.items():
+        what = {
+            "1": f"the derivative of {where} is missing",
+            "its square": f"the derivative of {where} is there twice",
+        }.get(text, f"{text} in place of the derivative of {where}" + (", q its result" if "q" in text else ""))
+        yield kind, what, lambda form=form: form(x, q, d)
+    yield "place", f"the derivative of {where} taken at its result", lambda: _slope(site.eqn, jnp.asarray(q))
+    for way, rows in _shifted(x, site):
+        told = f"the derivative of {where} taken at the step {way}"
+        yield "shift", told, lambda rows=rows: _slope(site.eqn, jnp.asarray(rows))
+
+
+def _factors(name, j, mine, where):
+    a, b = (np.asarray(v) for v in mine.operands)
+    own, other = (a, b) if j == 0 else (b, a)
+    forms: list[tuple[str, str, Callable[[], Any]]]
+    if name == "div" and j == 0:
+        forms = [
+            ("factor", "the division is dropped", lambda: np.ones_like(a)),
+            ("factor", "multiplied by what divides", lambda: b),
+            ("factor", "the divisor is there twice", lambda: 1 / (b * b)),
+        ]
+    elif name == "div":
+        forms = [
+            ("factor", "−a/b in place of −a/b²", lambda: -a / b),
+            ("factor", "−1/b² in place of −a/b²", lambda: -1 / (b * b)),
+            ("factor", "−a in place of −a/b²", lambda: -a),
+            ("factor", "1/b in place of −a/b²", lambda: 1 / b),
+        ]
+    else:
+        forms = [
+            ("factor", "the other factor is missing", lambda: np.ones_like(other)),
+            ("factor", "the other factor is there twice", lambda: other * other),
+            ("factor", "the other factor stands upside down", lambda: 1 / other),
+            ("place", "the factor itself stands in place of the other", lambda: own),
+            ("factor", "the factor itself is there besides the other", lambda: own * other),
+            ("factor", "1 − the other in place of it", lambda: 1 - other),
+        ]
+    for kind, told, value in forms:
+        yield kind, f"{told} at {where}", value
+
+
+def _other_values(site, rows, where, stored, sites):
+    """Other results of the same shape that could be taken for a factor, those nearest in the program; other steps."""
+    for way, shifted in _shifted(rows, site):
+        yield "shift", f"the other factor is that of the step {way} at {where}", lambda shifted=shifted: shifted
+    for kind, what, value in _alike(site, rows, stored, sites):
+        yield kind, f"{what} in place of the other factor at {where}", lambda value=value: value
+
+
+_ALIKE = 10  # values of the same shape that are tried in the place of another, besides those of the next step
+
+
+def _alike(site, rows, stored, sites) -> list[tuple[str, str, np.ndarray]]:
+    """Values of the same shape in the same loop: those that are the factor's own of another step, then the nearest."""
+    here, axis = list(sites).index(site.place), len(site.lengths) - 1
+    seen = {rows.tobytes()}
+    shifts, near = [], []
+    for k, (place, s) in enumerate(sites.items()):
+        if place not in stored or s.loop != site.loop:
+            continue
+        told = [f"the result of {source(s.eqn)}"] + [f"operand {j + 1} of {source(s.eqn)}" for j in range(9)]
+        for what, value in zip(told, (stored[place].result, *stored[place].operands), strict=False):
+            value = np.asarray(value)
+            if value.shape != rows.shape or value.dtype != rows.dtype or value.tobytes() in seen:
+                continue
+            seen.add(value.tobytes())
+            if site.lengths and _is_shift(rows, value, axis):
+                shifts.append(("shift", what, value))
+            else:
+                near.append((abs(k - here), ("place", what, value)))
+    return shifts + [found for _, found in sorted(near, key=lambda item: item[0])[:_ALIKE]]
+
+
+def _shifted(rows, site) -> Iterator[tuple[str, Any]]:
+    """The rows of a scan's values moved by a step, with zeros where there is no row."""
+    if not site.lengths:
+        return
+    axis = len(site.lengths) - 1
+    zero = np.zeros_like(np.take(rows, [0], axis))
+    yield "before", np.concatenate([zero, np.take(rows, range(rows.shape[axis] - 1), axis)], axis)
+    yield "after", np.concatenate([np.take(rows, range(1, rows.shape[axis]), axis), zero], axis)
+
+
+def _is_shift(a, b, axis):
+    ahead, behind = range(1, a.shape[axis]), range(a.shape[axis] - 1)
+    return any(np.array_equal(np.take(a, i, axis), np.take(b, k, axis)) for i, k in ((ahead, behind), (behind, ahead)))
+
+
+def _once(site, mine, which):
+    """One where a gathered entry is the last (or first) to be taken from where it comes, zero where it is not."""
+    eqn = site.eqn
+    numbers = eqn.params["dimension_numbers"]
+    back = lax.ScatterDimensionNumbers(
+        update_window_dims=numbers.offset_dims,
+        inserted_window_dims=numbers.collapsed_slice_dims,
+        scatter_dims_to_operand_dims=numbers.start_index_map,
+        operand_batching_dims=numbers.operand_batching_dims,
+        scatter_indices_batching_dims=numbers.start_indices_batching_dims,
+    )
+    shape = eqn.outvars[0].aval.shape
+    count = int(np.prod(shape))
+    order = (jnp.arange(1.0, count + 1) if which == "last" else jnp.arange(float(count), 0, -1)).reshape(shape)
+
+    def mask(table, indices):
+        latest = lax.scatter_max(jnp.zeros_like(table), indices, order, back, mode=eqn.params["mode"])
+        return (bind(eqn, [latest, indices])[0] == order) * 1.0
+
+    for _ in site.lengths:
+        mask = jax.vmap(mask)
+    return mask(*(jnp.asarray(o) for o in mine.operands))
+
+
+def truncations(place: Place, eqn: Any, steps: int, carries: int) -> Iterator[Option]:
+    """Ways in which what a scan's steps hand back is cut short."""
+    where, every = source(eqn), range(carries)
+
+    def option(weights, kind, detail):
+        return Option(place, weights, None, kind, detail)
+
+    each: list[list[int]] = [[*every]] + ([[j] for j in every] if carries > 1 and steps < 33 else [])
+    lengths = [*range(1, min(steps, 65)), *(2**k for k in range(7, 20) if 2**k < steps)]
+    for which, n in itertools.product(each, lengths):
+        kept, late = np.ones(steps), np.ones(steps)
+        kept[n::n] = 0.0
+        late[steps - n] = 0.0
+        by = "" if len(which) == carries else f" by carry {which[0] + 1}"
+        told = f"what the steps of {where} hand back{by} is cut " + (f"every {n} steps" if n > 1 else "at every step")
+        yield option(dict.fromkeys(which, kept), "truncation", told)
+        if n == 1:
+            yield option(dict.fromkeys(which, kept), "path", told)
+        last = f"only the last {n} step{'s' * (n > 1)} of {where} {'are' if n > 1 else 'is'} gone back through{by}"
+        yield option(dict.fromkeys(which, late), "truncation", last)
+    start = np.ones(steps)
+    start[0] = 0.0
+    for j in every:
+        name = f"carry {j + 1}" if carries > 1 else "the carry"
+        for weight, kind, what in (
+            (0.0, "path", "is missing"),
+            (-1.0, "sign", "has the wrong sign"),
+            (2.0, "path", "counts twice"),
+        ):
+            yield option(
+                {j: np.full(steps, weight)}, kind, f"what {name} hands back from step to step {what} in {where}"
+            )
+        yield option({j: start}, "path", f"what {name} hands back to its start is missing in {where}")

@@ -1,0 +1,179 @@
+"""A program whose backward pass can be altered, equation by equation: what the causes are tried on.
+
+The forward values stay as they are. What each equation hands back has weights and substitutes (`_alter`), which are
+inputs of one compiled program, so that an altered gradient costs one evaluation of it. The gradient that an alteration
+gives is compared with the one that was handed in.
+
+Marks can be *swapped*: the adjoint that arrives at a mark is handed out, and the caller's goes on in its place. So each
+line is judged by what the lines before it really were.
+"""
+
+import itertools
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnets.check import _walk
+from jaxnets.check._alter import (
+    Option,
+    Rows,
+    Stored,
+    operands_of,
+    options,
+    substitute_shape,
+    substituted,
+    truncations,
+    weighted,
+)
+from jaxnets.check._walk import Place, bind, is_float
+
+# Run a few hundred times on small numbers: most of the time goes into compiling, so that is kept short.
+QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+_STORED = 2_000_000  # beyond this many entries no values are kept, and nothing is substituted
+
+
+class Board:
+    """A program with weights at its equations, compiled once. To be used in the precision of its numbers."""
+
+    def __init__(
+        self,
+        program: Any,
+        x: list[Any],
+        names: list[str],
+        swaps: dict[str, Any] | None = None,
+        batches: Collection[int] = (),
+    ):
+        self.program, self.x, self.names = program, [jnp.asarray(a) for a in x], names
+        self.batches = set(batches) - {1}
+        self.sites = {s.place: s for s in _walk.sites(program) if not s.looped}
+        self.marks = {p: s.eqn.params["name"] for p, s in self.sites.items() if s.eqn.primitive.name == "name"}
+        self.swaps = {p: jnp.asarray((swaps or {})[n]) for p, n in self.marks.items() if n in (swaps or {})}
+        self.probes = {
+            p: jnp.zeros((*self.sites[p].lengths, *self.sites[p].eqn.outvars[0].aval.shape)) for p in self.marks
+        }
+        self._plain = jax.jit(self._gradient, compiler_options=QUICK)
+
+    def prepare(self) -> None:
+        """Put weights and substitutes in: only worth it once something is wrong."""
+        stored = self._stored()
+        self.found: list[Option] = []
+        self.default: dict[Place, dict[str, dict[int, Any]]] = {}
+        for p, site in self.sites.items():
+            moved = operands_of(site)
+            if not moved:
+                continue
+            weights, substitutes = {}, {}
+            for j in moved:
+                shape = site.eqn.invars[j].aval.shape
+                rows = shape[:1] if shape and shape[0] in self.batches else ()
+                weights[j] = jnp.ones((*site.lengths, *rows))
+                if stored and (shape := substitute_shape(site, j)) is not None:
+                    substitutes[j] = jnp.zeros((*site.lengths, *shape))
+            self.default[p] = {"weights": weights, "substitutes": substitutes}
+            self.found += options(site, stored, self.sites, self.batches)
+        for s in _walk.sites(self.program, holders=True):
+            if s.eqn.primitive.name == "scan" and not s.looped:
+                steps, carries = s.eqn.params["length"], _walk.scan_counts(s.eqn)[1]
+                if carries and steps > 1:
+                    place = (*s.place, _walk.CARRY)
+                    self.default[place] = {"weights": {j: jnp.ones((*s.lengths, steps)) for j in range(carries)}}
+                    self.found += truncations(place, s.eqn, steps, carries)
+
+    def _stored(self) -> dict[Place, Stored]:
+        size = sum(
+            int(np.prod((*s.lengths, *v.aval.shape)))
+            for s in self.sites.values()
+            for v in (*s.eqn.invars, *s.eqn.outvars)
+            if is_float(v)
+        )
+        if size > _STORED:
+            return {}
+
+        def look(place, eqn, operands, given):
+            out = bind(eqn, operands)
+            held = place in self.sites and is_float(out[0])
+            return out, (Stored([jnp.asarray(o) for o in operands], out[0]) if held else None)
+
+        handed = jax.jit(lambda x: _walk.run(self.program, x, look)[1], compiler_options=QUICK)(self.x)
+        return jax.tree.map(np.asarray, handed)
+
+    def _gradient(self, x, probes, swaps, changes):
+        def value(x, probes):
+            given: dict[Place, Any] = {p: {"probe": probe} for p, probe in probes.items()}
+            for p, bar in swaps.items():
+                given[p]["bar"] = bar
+            return _walk.run(self.program, x, _Altered(), given | changes)[0][0]
+
+        return jax.grad(value, argnums=(0, 1))(x, probes)
+
+    def truth(self, swapped: bool = True) -> dict[str, np.ndarray]:
+        """The gradients of leaves and the adjoints that arrive at marks, by name."""
+        return self._named(self._plain(self.x, self.probes, self.swaps if swapped else {}, {}))
+
+    def exchanges(self) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
+        """Gradients with one mark's adjoint put in the place of another's of its shape."""
+        for p, q in itertools.permutations(self.swaps, 2):
+            if self.swaps[p].shape == self.swaps[q].shape:
+                swaps = self.swaps | {p: self.swaps[q]}
+                yield self.marks[p], self.marks[q], self._named(self._plain(self.x, self.probes, swaps, {}))
+
+    def altered(self, option: Option) -> dict[str, np.ndarray]:
+        """The gradients under an alteration."""
+        there = self.default[option.place]
+        weights = dict(there["weights"])
+        for j, value in option.weights.items():
+            like = weights[j]
+            if isinstance(value, Rows):
+                value = value.weights
+            elif np.ndim(value):  # a weight a step, for every row
+                value = np.reshape(value, np.shape(value) + (1,) * (like.ndim - self._steps(option.place)))
+            weights[j] = jnp.broadcast_to(jnp.asarray(value, like.dtype), like.shape)
+        changed = {**there, "weights": weights}
+        if option.substitute is not None:
+            j, make = option.substitute
+            like = there["substitutes"][j]
+            with np.errstate(all="ignore"):
+                value = np.asarray(make(), like.dtype)
+            value = np.where(np.isfinite(value), value, 0)
+            changed["substitutes"] = {**there["substitutes"], j: jnp.asarray(value)}
+        return self._named(self._plain(self.x, self.probes, self.swaps, self.default | {option.place: changed}))
+
+    def _steps(self, place: Place) -> int:
+        if place[-1] == _walk.CARRY:
+            return self.default[place]["weights"][0].ndim
+        return len(self.sites[place].lengths)
+
+    def _named(self, found) -> dict[str, np.ndarray]:
+        leaves, marks = jax.device_get(found)
+        named = dict(zip(self.names, leaves, strict=True))
+        return named | {self.marks[p]: g for p, g in marks.items()}
+
+
+@jax.custom_vjp
+def _swap(x, bar, probe):
+    return x
+
+
+_swap.defvjp(lambda x, bar, probe: (x, bar), lambda bar, arrived: (bar, jnp.zeros_like(bar), arrived))
+
+
+class _Altered:
+    """The visitor that puts probes, swaps, weights and substitutes where they belong."""
+
+    def __call__(self, place, eqn, operands, given):
+        if given is None:
+            return bind(eqn, operands), None
+        if "probe" in given:
+            (out,) = bind(eqn, operands)
+            return [_swap(out, given["bar"], given["probe"]) if "bar" in given else out + given["probe"]], None
+        shares = [weighted(o, given["weights"][j]) if j in given["weights"] else o for j, o in enumerate(operands)]
+        (out,) = bind(eqn, shares)
+        for j, value in given["substitutes"].items():
+            out = out + substituted(eqn, operands, j, value)
+        return [out], None
+
+    def carried(self, carry, given):
+        return [weighted(c, given["weights"][j]) if is_float(c) else c for j, c in enumerate(carry)]

@@ -1,0 +1,105 @@
+"""Why is it wrong: explanations of a wrong leaf, each tried on the numbers.
+
+First what can be seen on the leaf itself (`_on_leaf`); then alterations of the backward pass, equation by equation
+(`_board`). What explains the numbers down to rounding is reported; the rest is not.
+"""
+
+import itertools
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxnets.check._alter import Option
+from jaxnets.check._board import Board
+from jaxnets.check._on_leaf import Context, Wrong, by_entries, names_of, on_the_leaf, unexplained
+from jaxnets.check._progress import progress
+from jaxnets.check._report import KINDS, Cause
+
+SECONDS = 60.0  # for trying alterations; what has been found by then is told
+
+
+def find(wrong: Sequence[Wrong], context: Context) -> dict[str, tuple[Cause, ...]]:
+    """Causes for every wrong leaf, best first."""
+    found: dict[str, list[Cause]] = {w.name: list(on_the_leaf(w, context)) for w in wrong}
+    whole = [w for w in wrong if w.got is not None]
+    for form, gradients in context.ties().items() if whole else ():
+        for w in whole:
+            _try(w, gradients[w.name], [("tie", f"the tie's gradient goes {form}")], found)
+    open_ = [w for w in whole if not w.own_only and not _settled(found[w.name], w)]
+    if open_ and (board := context.board()) is not None:
+        _on_the_board(board, open_, found, context)
+    # Entries that are merely off are listed last: that describes, and does not explain.
+    return {w.name: _ordered(found[w.name]) + tuple(by_entries(w) if w.got is not None else ()) for w in wrong}
+
+
+def _settled(causes: list[Cause], w: Wrong) -> bool:
+    """Is there an explanation that needs no other? On a few numbers a factor or a constant explains anything."""
+    telling = {"nan", "transpose", "shape", "sign", "batch"}
+    if w.want.size > 3:
+        telling |= {"constant", "shift"} | ({"scale"} if not np.all(w.got == 0) else set())
+    return any(c.kind in telling for c in causes)
+
+
+def _ordered(causes: list[Cause]) -> tuple[Cause, ...]:
+    """The more specific kinds first; of a kind the one that leaves least, each kind a few times at most."""
+    each: dict[str, list[Cause]] = {}
+    for c in sorted(causes, key=lambda c: c.leftover):
+        if all(c.detail != other.detail for other in each.get(c.kind, [])):
+            each.setdefault(c.kind, []).append(c)
+    rounds = itertools.zip_longest(*(each[k][:4] for k in KINDS if k in each))
+    return tuple(c for round_ in rounds for c in round_ if c is not None)
+
+
+def _try(w: Wrong, candidate: np.ndarray, told: Sequence[tuple[str, str]], found: dict[str, list[Cause]]) -> bool:
+    """Note the causes if the candidate is what was handed in, and is not what it should be."""
+    if not np.any(np.abs(candidate - w.want) > w.limit):
+        return False
+    left = unexplained(w, candidate)
+    if left is not None:
+        found[w.name] += [Cause(kind, detail, left) for kind, detail in told]
+    return left is not None
+
+
+def _on_the_board(board: Board, wrong: Sequence[Wrong], found: dict[str, list[Cause]], context: Context) -> None:
+    board.prepare()
+    begin = time.monotonic()
+    for mark, other, gradients in board.exchanges():
+        detail = f"the adjoint of {other} in place of that of {mark}"
+        for w in wrong:
+            if w.name != mark:
+                told = [("factor", f"{detail}: what stands between them is missing"), ("place", detail)]
+                _try(w, gradients[w.name], told, found)
+    for option in progress(board.found, "looking for the cause"):
+        altered = board.altered(option)
+        for w in wrong:
+            candidate = altered[w.name]
+            if not _try(w, candidate, [(option.kind, option.detail)], found) and w.got.size > 3:
+                _with_a_factor(w, candidate, option, found, context)
+                _of_another_size(w, candidate, option, found)
+        if time.monotonic() - begin > SECONDS:
+            break
+
+
+def _with_a_factor(w: Wrong, candidate: np.ndarray, option: Option, found, context: Context) -> None:
+    """Two mistakes at once: one at an equation, and a factor that has a name."""
+    size = float(np.sum(candidate * candidate))
+    c = float(np.sum(w.got * candidate)) / size if size else 0.0
+    words = [detail for kind, detail in names_of(abs(c), context) if kind == "scale"] if c else []
+    if not words and abs(c + 1) > 1e-5:
+        return
+    more = " and ".join((["the sign exchanged"] if c < 0 else []) + words[:1])
+    kinds = [(option.kind, f"{option.detail}; besides, {more}")]
+    kinds.append(("scale" if words else "sign", f"{more}; besides, {option.detail}"))
+    _try(w, c * candidate, kinds, found)
+
+
+def _of_another_size(w: Wrong, candidate: np.ndarray, option: Option, found) -> None:
+    """A term that counts another number of times than once."""
+    if option.kind != "path" or "missing" not in option.detail:
+        return
+    term = w.want - candidate
+    share = float(np.sum((w.got - candidate) * term) / (np.sum(term * term) or 1.0))
+    if abs(share) > 1e-6:
+        what = option.detail.removesuffix(" is missing").removesuffix(" are missing")
+        _try(w, candidate + share * term, [("scale", f"{what} counts {share:.6g} times")], found)

@@ -1,0 +1,132 @@
+"""`check.gradient`: a gradient function beside the function that it belongs to."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnets.check import _walk
+from jaxnets.check._board import Board
+from jaxnets.check._causes import find
+from jaxnets.check._compare import Compared, Returned, compare_all
+from jaxnets.check._names import Given, call, is_floating, match
+from jaxnets.check._numeric import EPS
+from jaxnets.check._on_leaf import Context, Wrong, sizes_of
+from jaxnets.check._precision import as_float64, double, narrowest
+from jaxnets.check._reference import FULL, Reference
+from jaxnets.check._report import WRONG, Leaf, Report
+
+
+def gradient(
+    f: Callable[..., Any],
+    by_hand: Callable[..., Any],
+    args: Sequence[Any] | Callable[[], Sequence[Any]],
+    argnums: int | Sequence[int] | None = 0,
+) -> Report:
+    """Check the hand-written gradients `by_hand(*args)` of the scalar function `f(*args)`.
+
+    `argnums` says by which arguments `by_hand` differentiates: a number, several, or None for every floating argument.
+    The gradients may come as any pytree that has the leaves, by name or in order. Both functions may be JAX or NumPy;
+    `args` may be a function that draws them.
+
+    >>> import jax.numpy as jnp
+    >>> report = gradient(lambda w, x: jnp.sum(jnp.tanh(x @ w)), lambda w, x: x.sum(0), (jnp.ones(3), jnp.eye(3) + 1))
+    >>> report["w"].verdict, report["w"].causes[0].kind
+    ('wrong', 'factor')
+    """
+    given = Given(f, drawn(args), argnums)
+    reference = Reference(f, given)
+    returned, remarks = run_by_hand(by_hand, given)
+    compared = compare_all(reference, returned)
+    leaves = explain(compared, reference)
+    reference_told = "autodiff without rules, in float64" if reference.by_autodiff else "differences in float64"
+    if reference.by_autodiff:
+        reference_told += ", confirmed by differences"
+    return Report(title(f, by_hand), leaves, remarks + reference.notes, reference=reference_told)
+
+
+def drawn(args: Any) -> Sequence[Any]:
+    """The arguments, drawn if a function was given that draws them."""
+    return call("args", args) if callable(args) else args
+
+
+def title(f: Callable[..., Any], by_hand: Callable[..., Any]) -> str:
+    """What is compared with what."""
+    return f"{getattr(by_hand, '__name__', 'by_hand')} against {getattr(f, '__name__', 'f')}"
+
+
+def run_by_hand(by_hand: Callable[..., Any], given: Given) -> tuple[Returned, list[str]]:
+    """The caller's gradients as they are, and in float64 where their code runs there."""
+    own, remarks = match(call("by_hand", by_hand, *given.args), given)
+    if all(np.asarray(leaf).dtype == np.float64 for _, leaf in given.leaves if is_floating(leaf)) and _all_double(own):
+        return Returned(own, own, EPS), remarks
+    with double():
+        wide_args = jax.tree.unflatten(given.structure, [as_float64(leaf) for _, leaf in given.leaves])
+        try:
+            wide = match(by_hand(*wide_args), given)[0]
+        except Exception as error:  # whatever it is: it ran in its own precision, and is judged by that
+            remarks.append(f"by_hand does not run in float64 ({type(error).__name__}): judged in its own precision")
+            return Returned(own, None), remarks
+        return Returned(own, wide, _narrowest_in(by_hand, given, wide_args)), remarks
+
+
+def _all_double(values: dict[str, Any]) -> bool:
+    return all(np.asarray(v).dtype == np.float64 for v in values.values())
+
+
+def _narrowest_in(by_hand, given, wide_args) -> float:
+    flat = jax.tree.leaves(wide_args)
+    x = [flat[k] for k in given.chosen]
+    try:
+        program = _walk.trace(lambda x: match(by_hand(*given.with_chosen(x, flat)), given)[0], x)
+    except Exception:  # NumPy code is not traced: its precision cannot be read, and is taken to be its arguments'
+        return EPS
+    return max(EPS, narrowest(program))
+
+
+def explain(compared: list[Compared], reference: Reference) -> list[Leaf]:
+    """Leaves for the report, the wrong ones with their causes."""
+    wrong = [_wrong(c, reference) for c in compared if c.verdict == WRONG]
+    with reference.precision():
+        causes = find(wrong, _context(reference)) if wrong else {}
+    return [
+        Leaf(
+            c.name, c.verdict, c.error, c.ulp, c.worst, causes.get(c.name, ()), None, c.limit / c.scale, c.remarks,
+            c.got, c.want,
+        )
+        for c in compared
+    ]  # fmt: skip
+
+
+def batches_of(given: Given) -> set[int]:
+    """The lengths of first axes: one of them is the batch."""
+    return {np.shape(leaf)[0] for _, leaf in given.leaves if np.ndim(leaf)}
+
+
+def _wrong(c: Compared, reference: Reference) -> Wrong:
+    i = reference.names.index(c.name)
+    want = c.want
+    if want is None:  # it has the wrong form: the differences alone can say what it should be
+        want = reference.entries(i)[0] if reference.x[i].size <= FULL else np.full(reference.x[i].shape, np.nan)
+    return Wrong(c.name, c.got, want, c.limit, c.raw, reference.x[i], c.own_only)
+
+
+def _context(reference: Reference) -> Context:
+    given = reference.given
+    steps = [n for s in _walk.sites(reference.program) for n in s.lengths] if reference.program else []
+    values = {name: np.asarray(leaf, np.float64) for name, leaf in given.leaves if is_floating(leaf)}
+    others = {n: g for n, g in zip(reference.names, reference.gradients, strict=True) if g is not None}
+
+    def board() -> Board | None:
+        if reference.program is None or any(g is None for g in reference.gradients):
+            return None
+        return Board(reference.program, reference.x, reference.names, batches=batches_of(given))
+
+    def ties() -> dict[str, dict[str, np.ndarray]]:
+        slopes, _ = reference.kinks()
+        forms = slopes.forms() if slopes is not None else {}
+        return {form: dict(zip(reference.names, gradients, strict=True)) for form, gradients in forms.items()}
+
+    return Context(sizes_of(given.leaves, steps), others, values, board, functools.cache(ties))

@@ -1,0 +1,99 @@
+"""Derivatives by differences, in float64, each with an error bar: the reference that no derivative rule can mislead."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+EPS = float(np.finfo(np.float64).eps)
+_STEPS = 0.1 * 8.0 ** -np.arange(7)  # relative to the size of what is moved
+_Function = Callable[[list[np.ndarray]], Any]
+
+
+class Slope(NamedTuple):
+    """A derivative along a direction; `left` and `right` differ where the function has a kink there."""
+
+    value: float
+    bar: float  # no error of this derivative below it could be seen
+    left: float
+    right: float
+    kinked: bool
+
+
+def size_of(x: np.ndarray) -> float:
+    """The step unit for a leaf: its largest entry, 1 for a leaf of zeros."""
+    return float(np.max(np.abs(x), initial=0)) or 1.0
+
+
+def slope(f: _Function, x: Sequence[np.ndarray], leaf: int, direction: np.ndarray, at_x: float) -> Slope:
+    """Derivative of `f` where `x[leaf]` moves along `direction`, by Richardson's extrapolation of central differences.
+
+    The steps go down by factors of 8; of all extrapolations the one is taken that differs least from its neighbours.
+    """
+    unit = size_of(x[leaf]) / (np.max(np.abs(direction), initial=0) or 1.0)
+    right, left, table, best = [], [], [], (np.nan, np.inf)
+    largest = abs(at_x)
+    for step in _STEPS * unit:
+        up, down = (float(f(_moved(x, leaf, s * step * direction))) for s in (1, -1))
+        largest = max(largest, abs(up), abs(down))
+        right.append((up - at_x) / step)
+        left.append((at_x - down) / step)
+        row = [(up - down) / (2 * step)]
+        rounding = 4 * EPS * largest / step
+        for m, coarser in enumerate(table[-1] if table else []):
+            row.append((64 ** (m + 1) * row[m] - coarser) / (64 ** (m + 1) - 1))
+            bar = max(abs(row[-1] - row[-2]), abs(row[-1] - coarser)) + rounding
+            if bar < best[1]:
+                best = (row[-1], bar)
+        table.append(row)
+    # One-sided: the error of a difference over h is linear in h, so two steps cancel it.
+    above, below = ((8 * side[5] - side[4]) / 7 for side in (right, left))
+    noise = 64 * EPS * largest / (_STEPS[5] * unit)
+    kinked = bool(abs(above - below) > 1e-5 * max(abs(above), abs(below)) + noise)
+    return Slope(float(best[0]), float(best[1]), float(below), float(above), kinked)
+
+
+def complex_slope(f: _Function, x: Sequence[np.ndarray], leaf: int, direction: np.ndarray) -> float | None:
+    """The same by a complex step, exact to rounding; None where `f` does not take complex numbers.
+
+    Never to be believed alone: through an absolute value or a cast it is wrong, and says nothing.
+    """
+    step = 1e-30 * size_of(x[leaf])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a discarded imaginary part is a warning in NumPy
+        try:
+            value = f(_moved([np.asarray(a, complex) for a in x], leaf, 1j * step * direction))
+            return float(np.imag(value)) / step if np.iscomplexobj(value) else None
+        except (TypeError, ValueError, ArithmeticError, Warning):
+            return None
+
+
+def _moved(x: Sequence[np.ndarray], leaf: int, by: np.ndarray) -> list[np.ndarray]:
+    return [a + by if i == leaf else a for i, a in enumerate(x)]
+
+
+def best_slope(
+    f: _Function, x: Sequence[np.ndarray], leaf: int, direction: np.ndarray, at_x: float, complex_too: bool
+) -> Slope:
+    """Differences, sharpened by a complex step where that works and the differences agree with it."""
+    found = slope(f, x, leaf, direction, at_x)
+    if complex_too and not found.kinked:
+        sharp = complex_slope(f, x, leaf, direction)
+        if sharp is not None and abs(sharp - found.value) <= 10 * found.bar + 1e-9 * abs(found.value):
+            return found._replace(value=sharp, bar=64 * EPS * max(abs(sharp), EPS))
+    return found
+
+
+def gradient(
+    f: _Function, x: Sequence[np.ndarray], leaf: int, at_x: float, complex_too: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Entry by entry: values, bars, and the one-sided slopes from below and from above."""
+    entries = []
+    for index in np.ndindex(x[leaf].shape):
+        direction = np.zeros(x[leaf].shape)
+        direction[index] = 1.0
+        entries.append(best_slope(f, x, leaf, direction, at_x, complex_too))
+    columns = np.array([e[:4] for e in entries], float).reshape((*x[leaf].shape, 4))
+    value, bar, left, right = np.moveaxis(columns, -1, 0)
+    return value, bar, left, right

@@ -1,0 +1,346 @@
+"""Why is a leaf wrong, as far as the leaf itself shows it: a factor, a transpose, a shift, a constant, some entries."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnets.check._board import Board
+from jaxnets.check._report import Cause
+
+_LOOSE = 30  # an explanation may be off by this many times what a right leaf may be
+
+
+class Wrong(NamedTuple):
+    """A wrong leaf, with what its explanation may draw on."""
+
+    name: str
+    got: Any  # None where its form is wrong
+    want: np.ndarray
+    limit: float
+    raw: Any = None  # as it came back, where its form is wrong
+    value: np.ndarray | None = None  # of the parameter or mark itself
+    own_only: bool = False
+
+    @property
+    def scale(self) -> float:
+        return float(np.max(np.abs(self.want), initial=0)) or 1.0
+
+
+class Context(NamedTuple):
+    """What is known beside the leaf."""
+
+    sizes: Mapping[str, int]  # what the lengths of axes are called: {"the batch (5)": 5}
+    others: Mapping[str, np.ndarray]  # the true gradients of all lines
+    values: Mapping[str, np.ndarray]  # marks and arguments
+    board: Callable[[], Board | None]  # made when it is first needed
+    ties: Callable[[], dict[str, dict[str, np.ndarray]]] = dict  # gradients by the way in which ties are given away
+
+
+def sizes_of(leaves: Sequence[tuple[str, Any]], program_lengths: Sequence[int]) -> dict[str, int]:
+    """The lengths of axes, by what they are: {"axis 0 of x (5)": 5}."""
+    found: dict[str, int] = {}
+    seen: set[tuple[int, bool]] = set()
+    for name, leaf in leaves:
+        for axis, n in enumerate(np.shape(leaf)):
+            if (n, axis == 0) not in seen:
+                seen.add((n, axis == 0))
+                found[f"axis {axis} of {name} ({n})"] = n
+    for n in program_lengths:
+        if n not in found.values():
+            found[f"the steps of a scan ({n})"] = n
+    return found
+
+
+def on_the_leaf(w: Wrong, context: Context) -> Iterator[Cause]:
+    if w.got is None:
+        yield from _by_form(w, context)
+        return
+    if not np.all(np.isfinite(w.got)):
+        at = [int(i) for i in np.argwhere(~np.isfinite(w.got))[0]]
+        count = f"{int(np.sum(~np.isfinite(w.got)))} of {w.got.size} entries are not finite, the first at {at}"
+        count = count if w.got.ndim else "it is not finite"
+        more = ": 0·∞ or 0/0, or beyond the dtype's range" + (" (right in float64)" if w.own_only else "")
+        yield Cause("nan", count + more, float("inf"))
+        return
+    if w.own_only:
+        yield Cause("constant", "rounding: the formula is right in float64 but loses its digits in this dtype", 0.0)
+        return
+    yield from _by_factor(w, context)
+    yield from _by_permutation(w)
+    yield from _by_difference(w, context)
+    yield from _flipped(w)
+    yield from _by_exchange(w, context)
+    yield from _by_value(w, context)
+
+
+def unexplained(w: Wrong, candidate: np.ndarray) -> float | None:
+    """What a candidate leaves unexplained, relative; None if more than rounding."""
+    if candidate.shape != w.got.shape or not np.all(np.isfinite(candidate)):
+        return None
+    off = float(np.max(np.abs(w.got - candidate), initial=0))
+    reach = max(w.limit, 1e-7 * float(np.max(np.abs(w.got), initial=0)))
+    return off / w.scale if off <= _LOOSE * reach else None
+
+
+def _by_form(w: Wrong, context: Context) -> Iterator[Cause]:
+    if w.raw is None:
+        yield Cause("shape", "no gradient was returned for this leaf", float("inf"))
+        return
+    raw = np.asarray(w.raw)
+    if raw.dtype == object or raw.dtype.kind not in "fiubV":
+        yield Cause("shape", f"what was returned is no array of numbers ({raw.dtype})", float("inf"))
+        return
+    if raw.shape == w.want.shape:
+        yield Cause("shape", f"the gradient has dtype {raw.dtype}: it must be a floating one", float("inf"))
+        return
+    told = f"shape {raw.shape} in place of {w.want.shape}"
+    as_float = raw.astype(np.float64) if raw.dtype.kind in "fiu" or "float" in raw.dtype.name else None
+    if as_float is not None:
+        for kind, detail, candidate in _refits(as_float, w.want.shape, context):
+            fits = w._replace(got=candidate)
+            left = unexplained(fits, w.want)
+            if left is not None:
+                yield Cause(kind, f"{detail} ({told})", left)
+            elif (left := unexplained(fits, -w.want)) is not None:
+                yield Cause(kind, f"{detail} and the sign exchanged ({told})", left)
+    yield Cause("shape", told, float("inf"))
+
+
+def _refits(raw: np.ndarray, shape: tuple[int, ...], context: Context) -> Iterator[tuple[str, str, np.ndarray]]:
+    if raw.ndim == len(shape) > 1:
+        for axes in itertools.permutations(range(raw.ndim)):
+            if tuple(raw.shape[a] for a in axes) == shape and axes != tuple(range(raw.ndim)):
+                yield "transpose", "the axes are permuted" if raw.ndim > 2 else "it is transposed", raw.transpose(axes)
+    diagonal = raw.ndim == len(shape) + 1 > 1 and raw.shape[-1] == raw.shape[-2]
+    if diagonal and not np.any(raw * (1 - np.eye(raw.shape[-1]))):
+        yield "shape", "a matrix with the gradient on its diagonal", np.diagonal(raw, axis1=-2, axis2=-1)
+        return
+    for axis in range(raw.ndim):
+        if np.delete(raw.shape, axis).tolist() == list(shape):
+            for word, value in (("summed", raw.sum(axis)), ("averaged", raw.mean(axis))):
+                yield "batch", f"axis {axis} is not {word} over", value
+    for several in itertools.combinations(range(raw.ndim), 2):
+        if np.delete(raw.shape, several).tolist() == list(shape):
+            yield "batch", f"axes {several} are not summed over", raw.sum(several)
+    if raw.size == int(np.prod(shape)):
+        yield "shape", "the same numbers in another shape", raw.reshape(shape)
+    if raw.ndim < len(shape) or raw.size < int(np.prod(shape)):
+        try:
+            yield "shape", "broadcast, it would be right", np.broadcast_to(raw, shape)
+        except ValueError:
+            return
+
+
+def names_of(c: float, context: Context) -> Iterator[tuple[str, str]]:
+    """What a factor may be: (kind, words)."""
+    for name, n in context.sizes.items():
+        if n > 1:
+            for value, words in ((1.0 / n, f"1 / {name}"), (float(n), f"{name}"), (1 / n**2, f"1 / {name} squared")):
+                if abs(c / value - 1) < 1e-5:
+                    yield "scale", f"times {words}"
+                    if name.startswith("axis 0"):
+                        averaged = "averaged where it is to be summed" if c < 1 else "summed where it is to be averaged"
+                        yield "batch", f"{averaged}: times {words}"
+    for value, words in ((2.0, "2"), (0.5, "½"), (3.0, "3"), (4.0, "4"), (0.25, "¼"), (1 / 3, "⅓")):
+        if abs(c / value - 1) < 1e-5:
+            yield "scale", f"times {words}"
+
+
+def _by_factor(w: Wrong, context: Context) -> Iterator[Cause]:
+    if not np.any(w.got):
+        yield Cause("path", "all zero: no path arrives", 0.0)
+        yield Cause("scale", "all zero: times 0", 0.0)
+        yield Cause("factor", "all zero: a factor is 0", 0.0)
+        return
+    c = float(np.sum(w.got * w.want) / (np.sum(w.want * w.want) or 1.0))
+    left = unexplained(w, c * w.want)
+    if left is None or c == 0:
+        return
+    if c < 0:
+        yield Cause("sign", "the sign is exchanged" + ("" if abs(c + 1) < 1e-5 else f", and times {-c:.6g}"), left)
+    named = list(names_of(abs(c), context))
+    for kind, detail in named:
+        yield Cause(kind, detail, left)
+    if not named and abs(c + 1) > 1e-5:
+        yield Cause("scale", f"times {abs(c):.6g}", left)
+
+
+def _by_permutation(w: Wrong) -> Iterator[Cause]:
+    n = w.got.ndim
+    for axes in itertools.permutations(range(n)) if 1 < n <= 4 else ():
+        if axes != tuple(range(n)):
+            candidate = w.want.transpose(axes)
+            for sign, word in ((1, ""), (-1, ", with the sign exchanged")):
+                left = unexplained(w, sign * candidate)
+                if left is not None:
+                    told = "it is transposed" if n == 2 else f"its axes are permuted as {axes}"
+                    yield Cause("transpose", told + word, left)
+    for axis in range(n):
+        length = w.got.shape[axis]
+        if length < 2:
+            continue
+        if (left := unexplained(w, np.flip(w.want, axis))) is not None:
+            yield Cause("transpose", f"axis {axis} runs backwards", left)
+        for by in {-2, -1, 1, 2} if length > 2 else {1}:
+            rolled = np.roll(w.want, by, axis)
+            left = unexplained(w, rolled)
+            emptied = np.array(rolled)
+            np.moveaxis(emptied, axis, 0)[slice(0, by) if by > 0 else slice(by, None)] = 0
+            if left is None:
+                left = unexplained(w, emptied)
+            inner = np.moveaxis(w.got - rolled, axis, 0)[slice(by, None) if by > 0 else slice(0, by)]
+            if (
+                left is None
+                and inner.size
+                and np.any(inner + np.moveaxis(rolled, axis, 0)[slice(by, None) if by > 0 else slice(0, by)])
+            ):
+                off = float(np.max(np.abs(inner)))
+                left = off / w.scale if off <= _LOOSE * w.limit and length > 3 else None
+            if left is not None:
+                yield Cause("shift", f"moved by {by} along axis {axis}", left)
+
+
+def _by_difference(w: Wrong, context: Context) -> Iterator[Cause]:
+    extra = w.got - w.want
+    level = float(np.median(extra))
+    if w.got.size > 1 and level and (left := unexplained(w, w.want + level)) is not None:
+        yield Cause("constant", f"{level:.6g} is added to every entry", left)
+    elif w.got.size == 1:
+        yield Cause("constant", f"{level:.6g} is added", 0.0)
+    if w.got.size > 1 and np.ptp(w.got) == 0 and np.any(w.got):
+        yield Cause("constant", f"every entry is {w.got.flat[0]:.6g}", 0.0)
+    if w.value is not None and w.value.shape == extra.shape and np.any(w.value) and w.got.size > 1:
+        c = float(np.sum(extra * w.value) / np.sum(w.value * w.value))
+        if c and (left := unexplained(w, w.want + c * w.value)) is not None:
+            yield Cause(
+                "path", f"{c:.6g} times the parameter itself too much, as a penalty on its square would give", left
+            )
+
+
+def by_entries(w: Wrong) -> Iterator[Cause]:
+    """Only some entries are wrong: which, and how."""
+    off = np.abs(w.got - w.want) > w.limit
+    count = int(off.sum())
+    if not 0 < count < w.got.size or w.got.size < 2:
+        return
+    at = np.argwhere(off)
+    where = f"{count} of {w.got.size} entries, the first at {at[0].tolist()}"
+    for axis in range(w.got.ndim):
+        rows = np.unique(at[:, axis])
+        if len(rows) == 1 and count > 1:
+            where = f"those with index {int(rows[0])} on axis {axis}"
+        elif len(rows) < w.got.shape[axis] and count == len(rows) * (w.got.size // w.got.shape[axis]):
+            where = f"those with index {rows[:5].tolist()}{'…' * (len(rows) > 5)} on axis {axis}"
+    g, e = w.got[off], w.want[off]
+    few = count <= max(3, w.got.size // 4)
+    reach = _LOOSE * w.limit
+    c = float(np.sum(g * e) / (np.sum(e * e) or 1.0))
+    if np.all(np.abs(g + e) <= reach):
+        return
+    if not np.any(g):
+        yield Cause("path", f"nothing arrives in {where}", 0.0)
+        yield (
+            Cause("overwrite", f"zero in {where}: set there in place of added to", 0.0)
+            if few
+            else Cause("truncation", f"zero in {where}: what lies beyond is cut off", 0.0)
+        )
+    elif count > 1 and c and np.all(np.abs(g - c * e) <= reach):
+        yield Cause("scale", f"times {c:.6g} in {where}", float(np.max(np.abs(g - c * e))) / w.scale)
+    elif count > 1 and np.ptp(g - e) <= reach:
+        yield Cause("constant", f"{float(np.mean(g - e)):.6g} is added in {where}", float(np.ptp(g - e)) / w.scale)
+    elif few and count <= 3:
+        values = ", ".join(f"{a:.6g} for {b:.6g}" for a, b in zip(g[:3], e[:3], strict=True))
+        yield Cause("constant", f"only {where} wrong: {values}", 0.0)
+        if c:
+            yield Cause("scale", f"times {float((g / np.where(e == 0, 1, e))[0]):.6g} in {where}", 0.0)
+
+
+def _flipped(w: Wrong) -> Iterator[Cause]:
+    """The sign is wrong in some entries only."""
+    off = np.abs(w.got - w.want) > w.limit
+    rest = float(np.max(np.abs(w.got + w.want)[off], initial=0))
+    if 0 < off.sum() < w.got.size and rest <= _LOOSE * w.limit:
+        first = np.argwhere(off)[0].tolist()
+        yield Cause(
+            "sign",
+            f"the sign is exchanged in {int(off.sum())} of {off.size} entries, the first at {first}",
+            rest / w.scale,
+        )
+
+
+def _by_exchange(w: Wrong, context: Context) -> Iterator[Cause]:
+    for name, other in context.others.items():
+        if name == w.name or other is None or np.shape(other) != w.got.shape or w.got.size < 2:
+            continue
+        left = unexplained(w, np.asarray(other))
+        if left is not None and np.any(other):
+            yield Cause("place", f"this is the gradient of {name}", left)
+
+
+_SATURATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "{}": lambda q: q,
+    "1 − {}": lambda q: 1 - q,
+    "{}²": lambda q: q * q,
+    "1 − {}²": lambda q: 1 - q * q,
+    "{0} (1 − {0})": lambda q: q * (1 - q),
+    "1 − tanh²({})": lambda q: 1 - np.tanh(q) ** 2,
+    "σ({0}) (1 − σ({0}))": lambda q: 0.25 / np.cosh(np.clip(q / 2, -300, 300)) ** 2,
+}
+
+
+_DERIVATIVES = ("1 − {}²", "{0} (1 − {0})", "1 − tanh²({})", "σ({0}) (1 − σ({0}))")
+_MOST = 20_000  # entries up to which every pair of factors is tried
+
+
+def _by_value(w: Wrong, context: Context) -> Iterator[Cause]:
+    """A factor too much, too few, or another than it should be, made from values that fit the leaf's shape."""
+    if not 2 <= w.got.size <= _MOST:
+        return
+    factors: list[tuple[str, str, np.ndarray]] = [("", "", np.ones(()))]
+    for name, q in context.values.items():
+        for fitted in _fitted(np.asarray(q, np.float64), w.got.shape):
+            for form, make in _SATURATIONS.items():
+                with np.errstate(all="ignore"):
+                    d = make(fitted)
+                if np.all(np.isfinite(d)) and np.ptp(d):
+                    factors.append((name, form, d))
+                    if w.value is not None and np.array_equal(q, w.value) and form in _DERIVATIVES:
+                        yield from _taken_at_the_leaf(w, d, form.format(name))
+    for (name, form, d), (other, other_form, e) in itertools.permutations(factors[:60], 2):
+        # got · e = want · d: the factor d is there, where e should be
+        difference = w.got * e - w.want * d
+        reach = _LOOSE * max(w.limit, 1e-7 * w.scale) * max(1.0, float(np.max(np.abs(e))))
+        if float(np.max(np.abs(difference))) > reach or not np.any(w.got):
+            continue
+        left = float(np.max(np.abs(difference))) / w.scale
+        there, lacking = form.format(name), other_form.format(other)
+        if not other:
+            yield Cause("factor", f"{there} is there once too often", left)
+        elif not name:
+            yield Cause("factor", f"{lacking} is missing", left)
+        else:
+            kind = "place" if form == other_form or (form in _DERIVATIVES and other_form in _DERIVATIVES) else "factor"
+            yield Cause(kind, f"{there} stands where {lacking} should", left)
+
+
+def _fitted(q: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """A value as it can be multiplied with a leaf: along its last axes, or along its first."""
+    if q.ndim and q.ndim <= len(shape):
+        if q.shape == shape[len(shape) - q.ndim :]:
+            yield np.broadcast_to(q, shape)
+        if q.shape == shape[: q.ndim] and q.ndim < len(shape):
+            yield np.broadcast_to(q.reshape(q.shape + (1,) * (len(shape) - q.ndim)), shape)
+
+
+def _taken_at_the_leaf(w: Wrong, d: np.ndarray, told: str) -> Iterator[Cause]:
+    rest = np.where(d != 0, w.got / np.where(d == 0, 1, d), 0)
+    for axis in range(rest.ndim):
+        if rest.shape[axis] < 2:
+            continue
+        uneven = float(np.max(np.abs(rest - np.take(rest, [0], axis))))
+        if np.any(rest) and uneven <= 1e-6 * float(np.max(np.abs(rest))):
+            told = f"{told} is taken at the parameter, not at a result"
+            yield Cause("place", f"{told}; and what it multiplies is the same all along axis {axis}", uneven / w.scale)
+            return

@@ -1,0 +1,33 @@
+"""Float64, whatever the caller's precision; and how precise a program is."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnets.check import _walk
+from jaxnets.check._names import is_floating
+
+
+@contextlib.contextmanager
+def double() -> Iterator[None]:
+    """Float64, whatever the caller's settings say, and JAX's ordinary promotions."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def as_float64(leaf: Any) -> Any:
+    """A floating leaf in float64, of the kind that it was (NumPy or JAX); anything else as it is."""
+    if not is_floating(leaf) or isinstance(leaf, float):
+        return leaf
+    wide = np.asarray(leaf).astype(np.float64)
+    return jnp.asarray(wide) if isinstance(leaf, jax.Array) else wide
+
+
+def narrowest(program: Any) -> float:
+    """The eps of the narrowest float that a program computes with."""
+    floats = [v.aval.dtype for s in _walk.sites(program) for v in s.eqn.outvars if _walk.is_float(v)]
+    return max([float(jnp.finfo(d).eps) for d in floats], default=0.0)

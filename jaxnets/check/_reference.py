@@ -1,0 +1,232 @@
+"""What the truth is taken from: autodiff without the derivative rules, in float64, and differences beside it."""
+
+import contextlib
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnets.check import _numeric, _walk
+from jaxnets.check._board import QUICK
+from jaxnets.check._kinks import Slopes, met
+from jaxnets.check._names import Given, call, frames_of
+from jaxnets.check._precision import as_float64, double, narrowest
+
+NEAR = 1e-10  # values closer than this, relative to the largest, are taken for a tie
+FULL = 4096  # entries up to which a leaf's gradient is built entry by entry where autodiff gives none
+_NOISE = 2.0**-36  # relative size of the disturbance by which rounding is measured
+_CANNOT = (TypeError, ValueError, NotImplementedError, jax.errors.JAXTypeError, jax.errors.JAXIndexError)
+
+
+class Reference:
+    """The scalar function `f` at its arguments: value, gradients, and how far they can be relied on."""
+
+    def __init__(self, f: Callable[..., Any], given: Given, who: str = "f", autodiff: bool = True):
+        self.f, self.given, self.who, self.autodiff = f, given, who, autodiff
+        self.names = given.wanted
+        self.notes: list[str] = []
+        _check_scalar(call(who, f, *given.args), who)
+        with self.precision():
+            self._set(wide=True)
+            try:
+                self.value = float(self.at(self.x))
+            except Exception as error:  # whatever hinders it: in its own precision it has just run
+                self.wide = False
+                self.notes.append(
+                    f"{who} does not run in float64 ({type(error).__name__}): judged in its own precision"
+                )
+        if not self.wide:
+            self._set(wide=False)
+            self.value = float(self.at(self.x))
+        self.eps = max(_numeric.EPS, narrowest(self.program) if self.program else 0.0)
+        if self.eps > _numeric.EPS and self.wide:
+            self.notes.append(f"{who} computes in a narrower float inside (eps {self.eps:.1e}); so does its reference")
+
+    wide = True
+
+    def precision(self) -> contextlib.AbstractContextManager[None]:
+        """Float64; the caller's own settings where `f` runs in nothing else."""
+        return double() if self.wide else contextlib.nullcontext()
+
+    def _set(self, wide: bool) -> None:
+        leaves = [leaf for _, leaf in self.given.leaves]
+        self.others = [as_float64(leaf) for leaf in leaves] if wide else leaves
+        self.x = [np.asarray(self.others[k]) for k in self.given.chosen]
+        if wide:
+            self.x = [a.astype(np.float64) for a in self.x]
+        self.__dict__.pop("_value", None)
+        self.program = self._traced()
+
+    def _traced(self):
+        try:
+            return _walk.trace(
+                lambda leaves: jnp.asarray(self.f(*self._args(leaves))), [jnp.asarray(a) for a in self.x]
+            )
+        except Exception as error:  # NumPy code, or anything that needs its numbers: it is run as it is
+            where = next(frames_of(error), None)
+            line = f" at line {where.lineno}" if where else ""
+            self.notes.append(
+                f"{self.who} cannot be traced by JAX ({type(error).__name__}{line}): differences are the only reference"
+            )
+            return None
+
+    def _args(self, leaves):
+        return self.given.with_chosen(leaves, self.others)
+
+    def at(self, x: list[Any]) -> Any:
+        """The value of `f` at other numbers, its rules taken out."""
+        with self.precision():
+            if self.program is not None:
+                return self._value([jnp.asarray(a) for a in x])
+            kinds = [self.given.leaves[k][1] for k in self.given.chosen]
+            like = [jnp.asarray(a) if isinstance(k, jax.Array) else a for a, k in zip(x, kinds, strict=True)]
+            return self.f(*self._args(like))
+
+    @cached_property
+    def _value(self):
+        return jax.jit(lambda x: _walk.run(self.program, x)[0][0])
+
+    @cached_property
+    def gradients(self) -> list[np.ndarray | None]:
+        """By autodiff without rules, in float64; None for what it could not give."""
+        with self.precision():
+            x = [jnp.asarray(a) for a in self.x]
+            if self.program is None or not self.autodiff:
+                return [None] * len(x)
+
+            def plain(x):
+                return _walk.run(self.program, x)[0][0]
+
+            try:
+                return [np.asarray(g, np.float64) for g in jax.jit(jax.grad(plain))(x)]
+            except _CANNOT as error:
+                first = str(error).split(".")[0]
+                self.notes.append(f"reverse mode does not go through {self.who} ({first}): forward mode instead")
+            try:
+                return [self._forward(plain, x, i) if a.size <= FULL else None for i, a in enumerate(x)]
+            except _CANNOT as error:
+                self.notes.append(f"nor does forward mode ({str(error).split('.')[0]}): differences alone")
+                return [None] * len(x)
+
+    @staticmethod
+    def _forward(plain, x, i):
+        return np.asarray(jax.jit(jax.jacfwd(lambda a: plain([*x[:i], a, *x[i + 1 :]])))(x[i]), np.float64)
+
+    @property
+    def by_autodiff(self) -> bool:
+        """Whether there is a reference besides differences."""
+        return any(g is not None for g in self.gradients)
+
+    def slope(self, leaf: int, direction: np.ndarray) -> _numeric.Slope:
+        """The numeric derivative along a direction of one leaf."""
+        if not self.wide:  # differences of short numbers decide nothing
+            return _numeric.Slope(np.nan, np.inf, np.nan, np.nan, False)
+        with self.precision():
+            return _numeric.best_slope(self.at, self.x, leaf, direction, self.value, self.program is None)
+
+    def entries(self, leaf: int) -> tuple[np.ndarray, ...]:
+        """The numeric gradient of a leaf, entry by entry: value, bar, slopes from below and above."""
+        with self.precision():
+            return _numeric.gradient(self.at, self.x, leaf, self.value, self.program is None)
+
+    @cached_property
+    def noise(self) -> list[float]:
+        """For each leaf, how large the terms are that it sums: the effect of rounding on it, per unit of eps.
+
+        The gradient's own program is run with every result disturbed a little. Where large terms cancel, the
+        disturbance stays although the sum is small, which is how a gradient that is truly zero is told from noise.
+        """
+        if self.program is None or not self.by_autodiff:
+            return [_numeric.EPS] * len(self.x)
+        with self.precision():
+            try:
+                grad = _walk.trace(
+                    jax.grad(lambda x: _walk.run(self.program, x)[0][0]), [jnp.asarray(a) for a in self.x]
+                )
+            except _CANNOT:
+                return [0.0] * len(self.x)
+            disturbed = jax.jit(
+                lambda x, seed: _walk.run(grad, [_disturb(a, seed) for a in x], _Noise(seed))[0], compiler_options=QUICK
+            )
+            found = [0.0] * len(self.x)
+            for seed in (1, 2):
+                for i, g in enumerate(disturbed([jnp.asarray(a) for a in self.x], seed)):
+                    off = np.abs(np.asarray(g) - self.gradients[i])
+                    found[i] = max(found[i], float(np.max(off[np.isfinite(off)], initial=0)) / _NOISE)
+            return found
+
+    def kinks(self, near: float = NEAR) -> tuple[Slopes | None, list[str]]:
+        """The slopes at the kinks met, if any, and what they are."""
+        if self.program is None:
+            return None, []
+        with self.precision():
+            x = [jnp.asarray(a) for a in self.x]
+            blended, noted = met(self.program, x, near)
+            told = [f"{k.count} at {describe(k.site)}" for k in blended] + [f"a tie at {describe(s)}" for s in noted]
+            return (Slopes(self.program, x, blended, near) if blended else None), told
+
+    @cached_property
+    def stops(self) -> bool:
+        """Whether `stop_gradient` stands in it, which differences cannot see."""
+        return self.program is not None and any(
+            s.eqn.primitive.name == "stop_gradient" for s in _walk.sites(self.program)
+        )
+
+
+def _check_scalar(value: Any, who: str) -> None:
+    array = np.asarray(value)
+    if array.shape != ():
+        raise ValueError(f"check: {who} must return one number; got shape {array.shape}. Sum it, or take its mean.")
+    if array.dtype.kind == "c":
+        raise TypeError(f"check: {who} must return a real number; got {array.dtype}")
+
+
+def describe(site: _walk.Site) -> str:
+    """An equation by its primitive and source line."""
+    where = _walk.line_of(site.eqn)
+    return site.eqn.primitive.name + (f" (line {where[1]})" if where else "")
+
+
+class _Noise:
+    """A visitor that disturbs every floating result by a pseudo-random relative error."""
+
+    def __init__(self, seed: Any):
+        self.seed = seed
+
+    def __call__(self, place, eqn, operands, given):
+        out = _walk.bind(eqn, operands)
+        if eqn.primitive.name in _EXACT:
+            return out, None
+        return [_disturb(v, self.seed) if _walk.is_float(v) else v for v in out], None
+
+
+_EXACT = {
+    *("broadcast_in_dim", "reshape", "squeeze", "transpose", "slice", "dynamic_slice", "gather", "concatenate", "neg"),
+    *("max", "min", "select_n", "name", "copy", "stop_gradient", "iota", "reduce_max", "reduce_min", "rev", "pad"),
+    *(
+        "convert_element_type",
+        "abs",
+        "sign",
+        "floor",
+        "round",
+        "sort",
+        "argmax",
+        "clamp",
+        "copy_p",
+        "optimization_barrier",
+    ),
+}
+
+
+def _disturb(x, seed):
+    # A hash of the value's own bits: as good as random here, cheap, and ties stay ties.
+    if x.dtype != jnp.float64:
+        return x
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint64) + jnp.uint64(0x9E3779B97F4A7C15) * jnp.uint64(seed)
+    bits = (bits ^ (bits >> jnp.uint64(29))) * jnp.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> jnp.uint64(32))) * jnp.uint64(0x94D049BB133111EB)
+    unit = (bits >> jnp.uint64(40)).astype(jnp.float64) / 2.0**23 - 1.0
+    return x * (1.0 + _NOISE * unit)

@@ -1,0 +1,190 @@
+"""`check.rules`: every `custom_vjp` and `custom_jvp` rule that a function meets, at the values that it meets."""
+
+import contextlib
+import random
+import threading
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnets.check import _walk
+from jaxnets.check._gradient import drawn
+from jaxnets.check._names import call
+from jaxnets.check._precision import as_float64, double
+from jaxnets.check._progress import progress
+from jaxnets.check._report import KINK, RIGHT, UNDECIDABLE, WRONG, Leaf, Report
+from jaxnets.check._rule import Found, RaisesError, Rule
+
+_SAMPLES = 3  # of the values that a rule meets in a loop
+_DEPTH = 3  # rules within rules
+_WORSE = {RIGHT: 0, KINK: 1, UNDECIDABLE: 2, WRONG: 3}
+
+
+def rules(
+    f: Callable[..., Any], args: Sequence[Any] | Callable[[], Sequence[Any]], *, allow: Collection[str] = ()
+) -> Report:
+    """Find every derivative rule that `f(*args)` meets, and test each at the values that it really meets.
+
+    Rules are found under `jit`, `scan`, `while`, `cond`, `vmap`, `remat`, `shard_map` and inside other rules. Each is
+    held against autodiff of the function that it decorates, and tested for what JAX lets pass in silence. A rule that
+    is meant to be something else than the derivative is named in `allow`.
+
+    >>> @jax.custom_vjp
+    ... def square(x):
+    ...     return x * x
+    >>> square.defvjp(lambda x: (x * x, x), lambda x, bar: (x * bar,))  # 2 is missing
+    >>> report = rules(lambda x: jax.lax.scan(lambda h, _: (square(h), None), x, length=3)[0], (1.5,))
+    >>> report.first, report["square.x"].causes[0].detail
+    ('square.x', 'times ½')
+    """
+    args = drawn(args)
+    call("f", f, *args)
+    audit = _Audit(allow)
+    audit.function(f, args)
+    leaves = list(audit.leaves.values())
+    remarks = audit.remarks
+    if not leaves and not audit.not_met:
+        remarks.append("no custom_vjp or custom_jvp rule was met")
+    name = getattr(f, "__name__", "f")
+    return Report(
+        f"rules met by {name}",
+        leaves,
+        remarks,
+        audit.not_met,
+        "autodiff of the decorated functions, in float64; differences",
+    )
+
+
+def name_of(eqn: Any) -> str:
+    """The name of the decorated function."""
+    if eqn.primitive.name == "shard_map":
+        inside = [name_of(s.eqn) for s in _rules_in(eqn.params["jaxpr"])]
+        return f"shard_map of {', '.join(dict.fromkeys(inside))}"
+    jaxpr, _ = _walk.opened(eqn.params["call_jaxpr"])
+    return jaxpr.debug_info.func_name
+
+
+def _rules_in(program: Any) -> list[_walk.Site]:
+    found = []
+    for s in _walk.sites(program, holders=True):
+        if s.eqn.primitive.name in _walk.RULES or (
+            s.eqn.primitive.name == "shard_map" and _rules_in(s.eqn.params["jaxpr"])
+        ):
+            found.append(s)
+    return found
+
+
+class _Watch:
+    """A visitor that keeps a sample of the values with which each rule is entered."""
+
+    def __init__(self):
+        self.met: dict[_walk.Place, list[list[np.ndarray]]] = {}
+        self.counts: dict[_walk.Place, int] = {}
+        self.random, self.lock = random.Random(0), threading.Lock()
+
+    def __call__(self, place, eqn, operands, given):
+        if eqn.primitive.name == "shard_map":
+            self.entering(place, eqn, operands)
+        return _walk.bind(eqn, operands), None
+
+    def entering(self, place, eqn, operands):
+        jax.debug.callback(lambda *values: self._keep(place, values), *operands)
+
+    def _keep(self, place, values):
+        with self.lock:
+            kept = self.met.setdefault(place, [])
+            count = self.counts[place] = self.counts.get(place, 0) + 1
+            values = [np.array(v) for v in values]
+            if len(kept) < _SAMPLES:
+                kept.append(values)
+            elif (k := self.random.randrange(count)) < _SAMPLES:
+                kept[k] = values
+
+
+class _Audit:
+    def __init__(self, allow: Collection[str]):
+        self.allow = set(allow)
+        self.leaves: dict[str, Leaf] = {}
+        self.not_met: list[str] = []
+        self.remarks: list[str] = []
+        self.seen: set[tuple[Any, ...]] = set()
+
+    def function(self, f: Callable[..., Any], args: Sequence[Any], depth: int = 0) -> None:
+        """Test the rules that a function meets."""
+        leaves, structure = jax.tree.flatten(tuple(args))
+        arrays = [k for k, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray | float | np.generic)]
+
+        def flat(*values):
+            full = list(leaves)
+            for k, value in zip(arrays, values, strict=True):
+                full[k] = value
+            return f(*jax.tree.unflatten(structure, full))
+
+        values = [leaves[k] for k in arrays]
+        program = _walk.trace(flat, *[jnp.asarray(v) for v in values])
+        found = self._matched(program, flat, values)
+        if not found:
+            return
+        watch = _Watch()
+        out = jax.jit(lambda *values: _walk.run(program, list(values), watch)[0])(*[jnp.asarray(v) for v in values])
+        jax.block_until_ready(out)
+        jax.effects_barrier()
+        for rule in progress(found, "testing rules"):
+            samples = watch.met.get(rule.place, [])
+            if not samples:
+                where = _walk.source(rule.eqn)
+                self.not_met.append(f"{rule.name}: not met at these arguments, called in {where}")
+            for sample in samples:
+                self._test(rule, sample, depth)
+
+    def _matched(self, program, flat, values) -> list[Found]:
+        """The rules of a program, each with the same rule of the program in float64, if there is one."""
+        own = _rules_in(program)
+        wide: list[Any] = []
+        if own:
+            with double():
+                try:
+                    at_wide = _walk.trace(flat, *[jnp.asarray(as_float64(np.asarray(v))) for v in values])
+                    wide = [s.eqn for s in _rules_in(at_wide)]
+                except Exception as error:  # it is fixed to its precision: the rules are judged in that
+                    self.remarks.append(
+                        f"f does not run in float64 ({type(error).__name__}): judged in its own precision"
+                    )
+        if [name_of(eqn) for eqn in wide] != [name_of(s.eqn) for s in own]:
+            wide = [None] * len(own)
+        return [Found(name_of(s.eqn), s.eqn, eqn, s.place) for s, eqn in zip(own, wide, strict=True)]
+
+    def _test(self, rule: Found, sample: list[np.ndarray], depth: int) -> None:
+        key = (rule.name, _walk.line_of(rule.eqn), *((v.shape, str(v.dtype), v.tobytes()) for v in sample))
+        if key in self.seen:
+            return
+        self.seen.add(key)
+        try:
+            leaves = Rule(rule, sample).judge()
+        except RaisesError as raised:
+            told = f"{rule.name}: raises when differentiated: {raised}"
+            if told not in self.not_met:
+                self.not_met.append(told)
+            return
+        for leaf in leaves:
+            if rule.name in self.allow:
+                leaf = leaf._replace(verdict=RIGHT, causes=(), remarks=("deliberately not the derivative: allowed",))
+            before = self.leaves.get(leaf.name)
+            if before is None or (_WORSE[leaf.verdict], leaf.error) > (_WORSE[before.verdict], before.error):
+                self.leaves[leaf.name] = leaf
+        if depth < _DEPTH and rule.name not in self.allow:
+            self._inside(rule, sample, depth)
+
+    def _inside(self, rule, sample, depth):
+        """Rules that the forward and backward functions of this rule meet themselves."""
+        one = Rule(rule, sample)
+
+        def backward(*floats):
+            out, pull = jax.vjp(one.ruled, *floats)
+            return out, pull(one.cotangents(out, 1))
+
+        with contextlib.suppress(RaisesError):
+            self.function(backward, [jnp.asarray(a) for a in one.floats()], depth + 1)
