@@ -93,8 +93,19 @@ def substitute_shape(site: _walk.Site, j: int) -> tuple[int, ...] | None:
 
 def weighted(operand: Any, weight: Any) -> Any:
     """An operand that hands back its share times a weight."""
-    weight = jnp.reshape(weight, jnp.shape(weight) + (1,) * (jnp.ndim(operand) - jnp.ndim(weight)))
     return lax.stop_gradient(operand) + weight * delta(operand)
+
+
+def turned(eqn: Any, operands: list[Any], j: int, weight: Any) -> Any:
+    """Zero, which hands back to operand `j` what it would if the adjoint that arrives were transposed."""
+    alone = [delta(o) if k == j else lax.stop_gradient(o) for k, o in enumerate(operands)]
+    return weight * jnp.swapaxes(bind(eqn, alone)[0], -1, -2)
+
+
+def can_turn(eqn: Any) -> bool:
+    """Whether what an equation gives could be taken for its transpose."""
+    shape = eqn.outvars[0].aval.shape
+    return eqn.primitive.name == "dot_general" and len(shape) >= 2 and shape[-1] == shape[-2]
 
 
 def substituted(eqn: Any, operands: list[Any], j: int, value: Any) -> Any:
@@ -113,6 +124,7 @@ def substituted(eqn: Any, operands: list[Any], j: int, value: Any) -> Any:
 def options(site: _walk.Site, stored: dict[Place, Stored], sites: dict[Place, _walk.Site], batches: set[int]):
     """Every alteration of an equation that is worth trying."""
     where, moved = source(site.eqn), operands_of(site)
+    steps = {n for s in sites.values() for n in s.lengths}
     found: list[Option] = []
     for j in moved:
         of = f"operand {j + 1} of " if len(moved) > 1 else ""
@@ -132,11 +144,16 @@ def options(site: _walk.Site, stored: dict[Place, Stored], sites: dict[Place, _w
                 change(alone, "overwrite", f"{told} is all there is: the steps should be added up")
                 change(1.0 - alone, "path", f"{told} is missing")
         shape = site.eqn.invars[j].aval.shape
-        if shape and shape[0] in batches:
-            for row in (0, shape[0] - 1):
-                alone = np.zeros(shape[0])
-                alone[row] = 1.0
-                change(Rows(alone), "batch", f"row {row} alone {through}: the others are not summed over")
+        for axis in [k for k, n in enumerate(shape[:3]) if n in batches] if stored else ():
+            for row in (0, shape[axis] - 1):
+                alone = np.zeros([n if k == axis else 1 for k, n in enumerate(shape)])
+                alone[(slice(None),) * axis + (row,)] = 1.0
+                told = f"index {row} of axis {axis} alone {through}: the others are not summed over"
+                for kind in ("batch",) if shape[axis] not in steps else ("batch", "path"):
+                    change(Factor(alone), kind, told)
+        if stored and shape and site.place in stored:
+            for kind, detail, value in _multipliers(site, j, stored, sites, through):
+                change(Factor(value), kind, detail)
         mine = stored.get(site.place)
         if mine is not None and substitute_shape(site, j) is not None:
             for kind, detail, value in _substitutes(site, j, mine, stored, sites):
@@ -144,16 +161,31 @@ def options(site: _walk.Site, stored: dict[Place, Stored], sites: dict[Place, _w
     return found
 
 
-class Rows(NamedTuple):
-    """A weight for each row of an operand, the same at every step."""
+class Turned:
+    """In the place of a substitute: the true one, but the adjoint that arrives has its last two axes exchanged."""
 
-    weights: np.ndarray
+
+class Factor(NamedTuple):
+    """A weight for each entry of an operand, within scans for each step too; broadcast."""
+
+    weights: Any
+
+
+def _multipliers(site, j, stored, sites, through):
+    """What is handed back is multiplied, or divided, once more by a value of the same shape."""
+    mine = np.asarray(stored[site.place].operands[j])
+    if site.eqn.primitive.name in ("mul", "div", "add_any"):
+        return  # its own factors are tried as such
+    for _, what, value in _alike(site, mine, stored, sites, most=3, own=True):
+        yield "factor", f"{what} is there once too often {through}", value
+        with np.errstate(all="ignore"):
+            yield "factor", f"{what} is missing {through}", 1 / value
 
 
 def _substitutes(site, j, mine, stored, sites) -> Iterator[tuple[str, str, Callable[[], Any]]]:
     name, where = site.eqn.primitive.name, source(site.eqn)
     if name in UNARY:
-        yield from _local_derivatives(site, mine, where)
+        yield from _local_derivatives(site, mine, where, stored, sites)
     elif name in ("mul", "div"):
         yield from _factors(name, j, mine, where)
     elif name in ("max", "min", "select_n") or name in EXTREMES:
@@ -166,9 +198,17 @@ def _substitutes(site, j, mine, stored, sites) -> Iterator[tuple[str, str, Calla
     else:
         other = np.asarray(mine.operands[1 - j])
         yield "factor", f"the other factor is missing at {where}", lambda: np.ones_like(other)
-        if other.ndim - len(site.lengths) == 2 and other.shape[-1] == other.shape[-2]:
+        if other.ndim - len(site.lengths) >= 2 and other.shape[-1] == other.shape[-2]:
             yield "transpose", f"the other factor is transposed at {where}", lambda: np.swapaxes(other, -1, -2)
+        if can_turn(site.eqn):
+            yield "transpose", f"what arrives at {where} is transposed", Turned
     if name in ("mul", "dot_general"):
+        other = np.asarray(mine.operands[1 - j])
+        for axis in range(len(site.lengths), other.ndim):
+            if other.shape[axis] > 2:
+                for by in (1, -1):
+                    told = f"the other factor moved by {by} along axis {axis - len(site.lengths)} at {where}"
+                    yield "shift", told, lambda other=other, by=by, axis=axis: np.roll(other, by, axis)
         yield from _other_values(site, np.asarray(mine.operands[1 - j]), where, stored, sites)
 
 
@@ -176,7 +216,10 @@ def _slope(eqn, x):
     return np.asarray(jax.jvp(lambda x: bind(eqn, [x])[0], (x,), (jnp.ones_like(x),))[1])
 
 
-def _local_derivatives(site, mine, where):
+_BY_RESULT = {"tanh": lambda q: 1 - q * q, "logistic": lambda q: q * (1 - q), "exp": lambda q: q}
+
+
+def _local_derivatives(site, mine, where, stored, sites):
     x, q = (np.asarray(v) for v in (mine.operands[0], mine.result))
     d = _slope(site.eqn, jnp.asarray(x))
     for text, (kind, form) in _FORMS.items():
@@ -186,6 +229,9 @@ def _local_derivatives(site, mine, where):
         }.get(text, f"{text} in place of the derivative of {where}" + (", q its result" if "q" in text else ""))
         yield kind, what, lambda form=form: form(x, q, d)
     yield "place", f"the derivative of {where} taken at its result", lambda: _slope(site.eqn, jnp.asarray(q))
+    if (by_result := _BY_RESULT.get(site.eqn.primitive.name)) is not None:
+        for kind, what, value in _alike(site, q, stored, sites, most=4):
+            yield kind, f"the derivative of {where} taken at {what}", lambda value=value: by_result(value)
     for way, rows in _shifted(x, site):
         told = f"the derivative of {where} taken at the step {way}"
         yield "shift", told, lambda rows=rows: _slope(site.eqn, jnp.asarray(rows))
@@ -232,25 +278,33 @@ def _other_values(site, rows, where, stored, sites):
 _ALIKE = 10  # values of the same shape that are tried in the place of another, besides those of the next step
 
 
-def _alike(site, rows, stored, sites) -> list[tuple[str, str, np.ndarray]]:
+def _alike(site, rows, stored, sites, most=_ALIKE, own=False) -> list[tuple[str, str, np.ndarray]]:
     """Values of the same shape in the same loop: those that are the factor's own of another step, then the nearest."""
-    here, axis = list(sites).index(site.place), len(site.lengths) - 1
-    seen = {rows.tobytes()}
+    here, axis = list(sites).index(site.place), max(len(site.lengths) - 1, 0)
+    seen = set() if own else {rows.tobytes()}
     shifts, near = [], []
     for k, (place, s) in enumerate(sites.items()):
-        if place not in stored or s.loop != site.loop:
+        if place not in stored:
             continue
-        told = [f"the result of {source(s.eqn)}"] + [f"operand {j + 1} of {source(s.eqn)}" for j in range(9)]
+        told = [f"the result of {source(s.eqn)}"] + [f"operand {n + 1} of {source(s.eqn)}" for n in range(9)]
         for what, value in zip(told, (stored[place].result, *stored[place].operands), strict=False):
             value = np.asarray(value)
-            if value.shape != rows.shape or value.dtype != rows.dtype or value.tobytes() in seen:
+            if value.dtype != rows.dtype or value.tobytes() in seen:
                 continue
             seen.add(value.tobytes())
-            if site.lengths and _is_shift(rows, value, axis):
+            if value.shape == rows.shape and value.ndim and not own and _is_shift(rows, value, axis):
                 shifts.append(("shift", what, value))
-            else:
+            elif value.shape == rows.shape and s.loop == site.loop:
                 near.append((abs(k - here), ("place", what, value)))
-    return shifts + [found for _, found in sorted(near, key=lambda item: item[0])[:_ALIKE]]
+            elif s.lengths and not own and value.shape[1:] == rows.shape:  # another step of a loop
+                at = [t for t in range(len(value)) if np.array_equal(value[t], rows)][:1]
+                for t in at:
+                    shifts += [
+                        ("shift", f"{what} at step {t + by} of the loop", value[t + by])
+                        for by in (-1, 1)
+                        if 0 <= t + by < len(value)
+                    ]
+    return shifts[:6] + [found for _, found in sorted(near, key=lambda item: item[0])[:most]]
 
 
 def _shifted(rows, site) -> Iterator[tuple[str, Any]]:

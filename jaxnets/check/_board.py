@@ -18,14 +18,17 @@ import numpy as np
 
 from jaxnets.check import _walk
 from jaxnets.check._alter import (
+    Factor,
     Option,
-    Rows,
     Stored,
+    Turned,
+    can_turn,
     operands_of,
     options,
     substitute_shape,
     substituted,
     truncations,
+    turned,
     weighted,
 )
 from jaxnets.check._walk import Place, bind, is_float
@@ -58,7 +61,7 @@ class Board:
 
     def prepare(self) -> None:
         """Put weights and substitutes in: only worth it once something is wrong."""
-        stored = self._stored()
+        self.stored = stored = self._stored()
         self.found: list[Option] = []
         self.default: dict[Place, dict[str, dict[int, Any]]] = {}
         for p, site in self.sites.items():
@@ -68,11 +71,11 @@ class Board:
             weights, substitutes = {}, {}
             for j in moved:
                 shape = site.eqn.invars[j].aval.shape
-                rows = shape[:1] if shape and shape[0] in self.batches else ()
-                weights[j] = jnp.ones((*site.lengths, *rows))
+                weights[j] = jnp.ones((*site.lengths, *(shape if stored else ())))
                 if stored and (shape := substitute_shape(site, j)) is not None:
                     substitutes[j] = jnp.zeros((*site.lengths, *shape))
-            self.default[p] = {"weights": weights, "substitutes": substitutes}
+            turns = {j: jnp.zeros(site.lengths) for j in moved if can_turn(site.eqn)}
+            self.default[p] = {"weights": weights, "substitutes": substitutes, "turns": turns}
             self.found += options(site, stored, self.sites, self.batches)
         for s in _walk.sites(self.program, holders=True):
             if s.eqn.primitive.name == "scan" and not s.looped:
@@ -126,20 +129,27 @@ class Board:
         weights = dict(there["weights"])
         for j, value in option.weights.items():
             like = weights[j]
-            if isinstance(value, Rows):
-                value = value.weights
+            if isinstance(value, Factor):
+                with np.errstate(all="ignore"):
+                    value = np.where(np.isfinite(value.weights), value.weights, 0)
             elif np.ndim(value):  # a weight a step, for every row
                 value = np.reshape(value, np.shape(value) + (1,) * (like.ndim - self._steps(option.place)))
             weights[j] = jnp.broadcast_to(jnp.asarray(value, like.dtype), like.shape)
         changed = {**there, "weights": weights}
         if option.substitute is not None:
             j, make = option.substitute
+            if make is Turned:
+                changed["turns"] = there["turns"] | {j: jnp.ones_like(there["turns"][j])}
+                return self._with(option.place, changed)
             like = there["substitutes"][j]
             with np.errstate(all="ignore"):
                 value = np.asarray(make(), like.dtype)
             value = np.where(np.isfinite(value), value, 0)
             changed["substitutes"] = {**there["substitutes"], j: jnp.asarray(value)}
-        return self._named(self._plain(self.x, self.probes, self.swaps, self.default | {option.place: changed}))
+        return self._with(option.place, changed)
+
+    def _with(self, place: Place, changed: dict[str, Any]) -> dict[str, np.ndarray]:
+        return self._named(self._plain(self.x, self.probes, self.swaps, self.default | {place: changed}))
 
     def _steps(self, place: Place) -> int:
         if place[-1] == _walk.CARRY:
@@ -173,6 +183,8 @@ class _Altered:
         (out,) = bind(eqn, shares)
         for j, value in given["substitutes"].items():
             out = out + substituted(eqn, operands, j, value)
+        for j, weight in given["turns"].items():
+            out = out + turned(eqn, operands, j, weight)
         return [out], None
 
     def carried(self, carry, given):

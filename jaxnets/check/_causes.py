@@ -12,9 +12,10 @@ import numpy as np
 
 from jaxnets.check._alter import Option
 from jaxnets.check._board import Board
-from jaxnets.check._on_leaf import Context, Wrong, by_entries, names_of, on_the_leaf, unexplained
+from jaxnets.check._on_leaf import Context, Wrong, by_entries, by_value, names_of, on_the_leaf, unexplained
 from jaxnets.check._progress import progress
 from jaxnets.check._report import KINDS, Cause
+from jaxnets.check._walk import source
 
 SECONDS = 60.0  # for trying alterations; what has been found by then is told
 
@@ -63,7 +64,7 @@ def _try(w: Wrong, candidate: np.ndarray, told: Sequence[tuple[str, str]], found
 
 def _on_the_board(board: Board, wrong: Sequence[Wrong], found: dict[str, list[Cause]], context: Context) -> None:
     board.prepare()
-    begin = time.monotonic()
+    begin, cut = time.monotonic(), {w.name: [] for w in wrong}
     for mark, other, gradients in board.exchanges():
         detail = f"the adjoint of {other} in place of that of {mark}"
         for w in wrong:
@@ -77,8 +78,32 @@ def _on_the_board(board: Board, wrong: Sequence[Wrong], found: dict[str, list[Ca
             if not _try(w, candidate, [(option.kind, option.detail)], found) and w.got.size > 3:
                 _with_a_factor(w, candidate, option, found, context)
                 _of_another_size(w, candidate, option, found)
+            if option.kind == "path" and "missing" in option.detail and np.any(np.abs(candidate - w.want) > w.limit):
+                cut[w.name].append((option.detail, w.want - candidate))
         if time.monotonic() - begin > SECONDS:
             break
+    values = _intermediates(board)
+    for w in wrong:
+        if not found[w.name]:
+            _two_paths(w, cut[w.name], found)
+        if not found[w.name]:
+            found[w.name] += by_value(w, values, alone=True)
+
+
+def _intermediates(board: Board) -> dict[str, np.ndarray]:
+    """What the equations outside loops give, by their source."""
+    results = ((source(board.sites[p].eqn), v.result) for p, v in board.stored.items() if not board.sites[p].lengths)
+    return {f"the result of {name}": np.asarray(value, np.float64) for name, value in results}
+
+
+def _two_paths(w: Wrong, cut: list[tuple[str, np.ndarray]], found: dict[str, list[Cause]]) -> None:
+    """Two terms are missing at once."""
+    seen: list[tuple[str, np.ndarray]] = []
+    for detail, term in cut:
+        if all(not np.allclose(term, other, rtol=1e-9, atol=w.limit) for _, other in seen[:40]):
+            seen.append((detail, term))
+    for (one, a), (two, b) in itertools.combinations(seen[:40], 2):
+        _try(w, w.want - a - b, [("path", f"{one}; and {two}")], found)
 
 
 def _with_a_factor(w: Wrong, candidate: np.ndarray, option: Option, found, context: Context) -> None:

@@ -72,7 +72,7 @@ def on_the_leaf(w: Wrong, context: Context) -> Iterator[Cause]:
     yield from _by_difference(w, context)
     yield from _flipped(w)
     yield from _by_exchange(w, context)
-    yield from _by_value(w, context)
+    yield from by_value(w, context.values)
 
 
 def unexplained(w: Wrong, candidate: np.ndarray) -> float | None:
@@ -272,7 +272,17 @@ def _flipped(w: Wrong) -> Iterator[Cause]:
 
 def _by_exchange(w: Wrong, context: Context) -> Iterator[Cause]:
     for name, other in context.others.items():
-        if name == w.name or other is None or np.shape(other) != w.got.shape or w.got.size < 2:
+        if name == w.name or other is None or w.got.size < 2:
+            continue
+        if np.shape(other)[1:] == w.got.shape:
+            for row in (0, -1):
+                if np.any(other[row]) and (left := unexplained(w, other[row])) is not None:
+                    at = "first" if row == 0 else "last"
+                    yield Cause("shift", f"this is the {at} row of the adjoint of {name}", left)
+                    yield Cause(
+                        "factor", f"this is the {at} row of the adjoint of {name}: what follows is missing", left
+                    )
+        if np.shape(other) != w.got.shape:
             continue
         left = unexplained(w, np.asarray(other))
         if left is not None and np.any(other):
@@ -294,21 +304,23 @@ _DERIVATIVES = ("1 − {}²", "{0} (1 − {0})", "1 − tanh²({})", "σ({0}) (1
 _MOST = 20_000  # entries up to which every pair of factors is tried
 
 
-def _by_value(w: Wrong, context: Context) -> Iterator[Cause]:
+def by_value(w: Wrong, values: Mapping[str, np.ndarray], alone: bool = False) -> Iterator[Cause]:
     """A factor too much, too few, or another than it should be, made from values that fit the leaf's shape."""
     if not 2 <= w.got.size <= _MOST:
         return
     factors: list[tuple[str, str, np.ndarray]] = [("", "", np.ones(()))]
-    for name, q in context.values.items():
+    for name, q in values.items():
         for fitted in _fitted(np.asarray(q, np.float64), w.got.shape):
-            for form, make in _SATURATIONS.items():
+            for form, make in itertools.islice(_SATURATIONS.items(), 4 if alone else None):
                 with np.errstate(all="ignore"):
                     d = make(fitted)
                 if np.all(np.isfinite(d)) and np.ptp(d):
                     factors.append((name, form, d))
                     if w.value is not None and np.array_equal(q, w.value) and form in _DERIVATIVES:
                         yield from _taken_at_the_leaf(w, d, form.format(name))
-    for (name, form, d), (other, other_form, e) in itertools.permutations(factors[:60], 2):
+    for (name, form, d), (other, other_form, e) in itertools.permutations(factors[: None if alone else 60], 2):
+        if alone and name and other:
+            continue  # many values: each by itself
         # got · e = want · d: the factor d is there, where e should be
         difference = w.got * e - w.want * d
         reach = _LOOSE * max(w.limit, 1e-7 * w.scale) * max(1.0, float(np.max(np.abs(e))))
@@ -327,11 +339,13 @@ def _by_value(w: Wrong, context: Context) -> Iterator[Cause]:
 
 def _fitted(q: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     """A value as it can be multiplied with a leaf: along its last axes, or along its first."""
-    if q.ndim and q.ndim <= len(shape):
-        if q.shape == shape[len(shape) - q.ndim :]:
-            yield np.broadcast_to(q, shape)
-        if q.shape == shape[: q.ndim] and q.ndim < len(shape):
-            yield np.broadcast_to(q.reshape(q.shape + (1,) * (len(shape) - q.ndim)), shape)
+    if q.size < 2 or q.ndim > len(shape):
+        return
+    first = q.reshape(q.shape + (1,) * (len(shape) - q.ndim))
+    for placed in (q,) if q.ndim == len(shape) else (q, first):
+        ends = zip(placed.shape[::-1], shape[::-1], strict=False)
+        if all(n in (1, m) for n, m in ends):
+            yield np.broadcast_to(placed, shape)
 
 
 def _taken_at_the_leaf(w: Wrong, d: np.ndarray, told: str) -> Iterator[Cause]:
