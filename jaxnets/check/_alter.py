@@ -43,6 +43,7 @@ _FORMS: dict[str, tuple[str, Callable[..., Any]]] = {
     "q (1 + q)": ("sign", lambda x, q, d: q * (1 + q)),
     "1/q": ("factor", lambda x, q, d: 1 / q),
     "1/q²": ("factor", lambda x, q, d: 1 / (q * q)),
+    "1 − q²/2": ("factor", lambda x, q, d: 1 - q * q / 2),
     "q³": ("factor", lambda x, q, d: q**3),
     "x": ("place", lambda x, q, d: x),
     "1/x": ("place", lambda x, q, d: 1 / x),
@@ -145,7 +146,7 @@ def options(site: _walk.Site, stored: dict[Place, Stored], sites: dict[Place, _w
                 change(1.0 - alone, "path", f"{told} is missing")
         shape = site.eqn.invars[j].aval.shape
         for axis in [k for k, n in enumerate(shape[:3]) if n in batches] if stored else ():
-            for row in (0, shape[axis] - 1):
+            for row in range(shape[axis]) if shape[axis] <= 8 else (0, 1, shape[axis] - 1):
                 alone = np.zeros([n if k == axis else 1 for k, n in enumerate(shape)])
                 alone[(slice(None),) * axis + (row,)] = 1.0
                 told = f"index {row} of axis {axis} alone {through}: the others are not summed over"
@@ -161,6 +162,13 @@ def options(site: _walk.Site, stored: dict[Place, Stored], sites: dict[Place, _w
     return found
 
 
+def moved(x: np.ndarray, by: int, axis: int) -> np.ndarray:
+    """Moved along an axis, zeros coming in."""
+    rolled = np.array(np.roll(x, by, axis))
+    np.moveaxis(rolled, axis, 0)[slice(0, by) if by > 0 else slice(by, None)] = 0
+    return rolled
+
+
 class Turned:
     """In the place of a substitute: the true one, but the adjoint that arrives has its last two axes exchanged."""
 
@@ -171,11 +179,26 @@ class Factor(NamedTuple):
     weights: Any
 
 
+def softmax(x: np.ndarray) -> np.ndarray:
+    """Along the last axis."""
+    e = np.exp(x - np.max(x, -1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+_SQUASHED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "1 − tanh²(x)": lambda x: 1 - np.tanh(x) ** 2,
+    "σ(x) (1 − σ(x))": lambda x: 0.25 / np.cosh(np.clip(x / 2, -300, 300)) ** 2,
+    "softmax(x) (1 − softmax(x))": lambda x: softmax(x) * (1 - softmax(x)),
+}
+
+
 def _multipliers(site, j, stored, sites, through):
     """What is handed back is multiplied, or divided, once more by a value of the same shape."""
     mine = np.asarray(stored[site.place].operands[j])
     if site.eqn.primitive.name in ("mul", "div", "add_any"):
         return  # its own factors are tried as such
+    for text, form in _SQUASHED.items():
+        yield "factor", f"{text} is there once too often {through}, x its value", form(mine)
     for _, what, value in _alike(site, mine, stored, sites, most=3, own=True):
         yield "factor", f"{what} is there once too often {through}", value
         with np.errstate(all="ignore"):
@@ -190,7 +213,13 @@ def _substitutes(site, j, mine, stored, sites) -> Iterator[tuple[str, str, Calla
         yield from _factors(name, j, mine, where)
     elif name in ("max", "min", "select_n") or name in EXTREMES:
         told = f"the mask of {where} is missing: what did not win gets a share too"
-        yield "factor", told, lambda: np.ones_like(mine.operands[j])
+        x = np.asarray(mine.operands[j])
+        yield "factor", told, lambda: np.ones_like(x)
+        if name in ELEMENTWISE:
+            other_side = np.asarray(x != np.asarray(mine.result), x.dtype)
+            yield "place", f"the mask of {where} is that of the other side", lambda: other_side
+            yield "sign", f"the comparison in the mask of {where} is the wrong way round", lambda: other_side
+            yield "factor", f"its operand in place of the mask of {where}", lambda: x
     elif name == "gather":
         for which in ("last", "first"):
             told = f"of what {where} picks several times only the {which} is kept, where all should be added up"
@@ -198,6 +227,10 @@ def _substitutes(site, j, mine, stored, sites) -> Iterator[tuple[str, str, Calla
     else:
         other = np.asarray(mine.operands[1 - j])
         yield "factor", f"the other factor is missing at {where}", lambda: np.ones_like(other)
+        if other.ndim == 2 and other.shape[0] == other.shape[1]:
+            yield "factor", f"the other factor is missing at {where}: as if it were 1", lambda: np.eye(len(other))
+            told = f"only the diagonal of the other factor is there at {where}"
+            yield "path", told, lambda: np.eye(len(other)) * other
         if other.ndim - len(site.lengths) >= 2 and other.shape[-1] == other.shape[-2]:
             yield "transpose", f"the other factor is transposed at {where}", lambda: np.swapaxes(other, -1, -2)
         if can_turn(site.eqn):
@@ -209,6 +242,11 @@ def _substitutes(site, j, mine, stored, sites) -> Iterator[tuple[str, str, Calla
                 for by in (1, -1):
                     told = f"the other factor moved by {by} along axis {axis - len(site.lengths)} at {where}"
                     yield "shift", told, lambda other=other, by=by, axis=axis: np.roll(other, by, axis)
+                    yield (
+                        "shift",
+                        f"{told}, nothing coming in",
+                        lambda other=other, by=by, axis=axis: moved(other, by, axis),
+                    )
         yield from _other_values(site, np.asarray(mine.operands[1 - j]), where, stored, sites)
 
 
@@ -228,6 +266,23 @@ def _local_derivatives(site, mine, where, stored, sites):
             "its square": f"the derivative of {where} is there twice",
         }.get(text, f"{text} in place of the derivative of {where}" + (", q its result" if "q" in text else ""))
         yield kind, what, lambda form=form: form(x, q, d)
+    for s in stored.values():  # x = a − b: somebody may have put a + b, or a
+        if len(s.operands) == 2 and s.result.shape == x.shape and np.array_equal(s.result, x):
+            a, b = (np.broadcast_to(np.asarray(o), x.shape) for o in s.operands)
+            if np.array_equal(a - b, x) and np.any(b):
+                told = f"the derivative of {where} taken at"
+                yield (
+                    "sign",
+                    f"{told} the sum in place of the difference",
+                    lambda a=a, b=b: _slope(site.eqn, jnp.asarray(a + b)),
+                )
+                yield (
+                    "path",
+                    f"{told} the first term of the difference alone",
+                    lambda a=a: _slope(site.eqn, jnp.asarray(a)),
+                )
+                yield "path", f"{told} the second term alone", lambda b=b: _slope(site.eqn, jnp.asarray(-b))
+                break
     yield "place", f"the derivative of {where} taken at its result", lambda: _slope(site.eqn, jnp.asarray(q))
     if (by_result := _BY_RESULT.get(site.eqn.primitive.name)) is not None:
         for kind, what, value in _alike(site, q, stored, sites, most=4):
@@ -239,6 +294,7 @@ def _local_derivatives(site, mine, where, stored, sites):
 
 def _factors(name, j, mine, where):
     a, b = (np.asarray(v) for v in mine.operands)
+    a, b = (v.reshape(v.shape + (1,) * (max(a.ndim, b.ndim) - v.ndim)) for v in (a, b))  # a number beside an array
     own, other = (a, b) if j == 0 else (b, a)
     forms: list[tuple[str, str, Callable[[], Any]]]
     if name == "div" and j == 0:
@@ -271,7 +327,8 @@ def _other_values(site, rows, where, stored, sites):
     """Other results of the same shape that could be taken for a factor, those nearest in the program; other steps."""
     for way, shifted in _shifted(rows, site):
         yield "shift", f"the other factor is that of the step {way} at {where}", lambda shifted=shifted: shifted
-    for kind, what, value in _alike(site, rows, stored, sites):
+    most = 20 if site.eqn.primitive.name in LINEAR else _ALIKE
+    for kind, what, value in _alike(site, rows, stored, sites, most):
         yield kind, f"{what} in place of the other factor at {where}", lambda value=value: value
 
 

@@ -8,7 +8,6 @@ Marks can be *swapped*: the adjoint that arrives at a mark is handed out, and th
 line is judged by what the lines before it really were.
 """
 
-import itertools
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -23,8 +22,10 @@ from jaxnets.check._alter import (
     Stored,
     Turned,
     can_turn,
+    moved,
     operands_of,
     options,
+    softmax,
     substitute_shape,
     substituted,
     truncations,
@@ -65,16 +66,16 @@ class Board:
         self.found: list[Option] = []
         self.default: dict[Place, dict[str, dict[int, Any]]] = {}
         for p, site in self.sites.items():
-            moved = operands_of(site)
-            if not moved:
+            operands = operands_of(site)
+            if not operands:
                 continue
             weights, substitutes = {}, {}
-            for j in moved:
+            for j in operands:
                 shape = site.eqn.invars[j].aval.shape
                 weights[j] = jnp.ones((*site.lengths, *(shape if stored else ())))
                 if stored and (shape := substitute_shape(site, j)) is not None:
                     substitutes[j] = jnp.zeros((*site.lengths, *shape))
-            turns = {j: jnp.zeros(site.lengths) for j in moved if can_turn(site.eqn)}
+            turns = {j: jnp.zeros(site.lengths) for j in operands if can_turn(site.eqn)}
             self.default[p] = {"weights": weights, "substitutes": substitutes, "turns": turns}
             self.found += options(site, stored, self.sites, self.batches)
         for s in _walk.sites(self.program, holders=True):
@@ -116,15 +117,41 @@ class Board:
         """The gradients of leaves and the adjoints that arrive at marks, by name."""
         return self._named(self._plain(self.x, self.probes, self.swaps if swapped else {}, {}))
 
-    def exchanges(self) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
-        """Gradients with one mark's adjoint put in the place of another's of its shape."""
-        for p, q in itertools.permutations(self.swaps, 2):
-            if self.swaps[p].shape == self.swaps[q].shape:
-                swaps = self.swaps | {p: self.swaps[q]}
-                yield self.marks[p], self.marks[q], self._named(self._plain(self.x, self.probes, swaps, {}))
+    def exchanges(self) -> Iterator[tuple[str, list[tuple[str, str]], dict[str, np.ndarray]]]:
+        """Gradients with something else in the place of a mark's adjoint: (mark, kinds and words, gradients)."""
+        for p in self.swaps:
+            for told, bar in self._instead(p):
+                bar = jnp.asarray(np.broadcast_to(bar, self.swaps[p].shape), self.swaps[p].dtype)
+                found = self._plain(self.x, self.probes, self.swaps | {p: bar}, {})
+                yield self.marks[p], told, self._named(found)
 
-    def altered(self, option: Option) -> dict[str, np.ndarray]:
-        """The gradients under an alteration."""
+    def _instead(self, p: Place) -> Iterator[tuple[list[tuple[str, str]], np.ndarray]]:
+        mine, name = np.asarray(self.swaps[p]), self.marks[p]
+        for q in self.swaps:
+            if q != p and self.swaps[q].shape == mine.shape:
+                told = f"the adjoint of {self.marks[q]} in place of that of {name}"
+                yield (
+                    [("factor", f"{told}: what stands between them is missing"), ("place", told)],
+                    np.asarray(self.swaps[q]),
+                )
+        yield [("factor", f"where the adjoint of {name} is not zero, 1 in its place")], (mine != 0) * 1.0
+        for axis in range(mine.ndim):
+            for by in (1, -1) if mine.shape[axis] > 2 else ():
+                told = f"the adjoint of {name} moved by {by} along axis {axis}"
+                yield [("shift", told)], np.roll(mine, by, axis)
+                yield [("shift", f"{told}, nothing coming in")], moved(mine, by, axis)
+        if p in self.stored and mine.ndim:
+            x = np.asarray(self.stored[p].result)
+            for text, value in {
+                "its value": x,
+                "σ of its value": 1 / (1 + np.exp(-x)),
+                "softmax of its value": softmax(x),
+            }.items():
+                told = f"{text} in place of the adjoint of {name}"
+                yield [("place", told), ("path", f"{told}: what is subtracted is missing")], value
+
+    def altered(self, option: Option) -> dict[str, np.ndarray] | None:
+        """The gradients under an alteration; None where it does not fit."""
         there = self.default[option.place]
         weights = dict(there["weights"])
         for j, value in option.weights.items():
@@ -144,6 +171,10 @@ class Board:
             like = there["substitutes"][j]
             with np.errstate(all="ignore"):
                 value = np.asarray(make(), like.dtype)
+            value = value.reshape(value.shape + (1,) * (like.ndim - value.ndim))  # a number beside an array
+            if value.ndim > like.ndim or value.size > like.size:
+                return None  # a number that serves a whole array: it has no such share
+            value = np.broadcast_to(value, like.shape)
             value = np.where(np.isfinite(value), value, 0)
             changed["substitutes"] = {**there["substitutes"], j: jnp.asarray(value)}
         return self._with(option.place, changed)

@@ -65,15 +65,13 @@ def _try(w: Wrong, candidate: np.ndarray, told: Sequence[tuple[str, str]], found
 def _on_the_board(board: Board, wrong: Sequence[Wrong], found: dict[str, list[Cause]], context: Context) -> None:
     board.prepare()
     begin, cut = time.monotonic(), {w.name: [] for w in wrong}
-    for mark, other, gradients in board.exchanges():
-        detail = f"the adjoint of {other} in place of that of {mark}"
+    for mark, told, gradients in board.exchanges():
         for w in wrong:
             if w.name != mark:
-                told = [("factor", f"{detail}: what stands between them is missing"), ("place", detail)]
                 _try(w, gradients[w.name], told, found)
     for option in progress(board.found, "looking for the cause"):
         altered = board.altered(option)
-        for w in wrong:
+        for w in wrong if altered is not None else ():
             candidate = altered[w.name]
             if not _try(w, candidate, [(option.kind, option.detail)], found) and w.got.size > 3:
                 _with_a_factor(w, candidate, option, found, context)

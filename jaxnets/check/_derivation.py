@@ -183,7 +183,7 @@ class _Judge:
         causes = self._causes(roots, expected, fits, local)
         leaves = [self._leaf(n, wrong, roots, follows, fits, causes, expected) for n in lines]
         missing = [n for n in self.order if n not in self.numbers]
-        not_compared = [n for n in missing if n not in self.reference.names] + hidden
+        not_compared = [n for n in missing if n not in self.reference.names or not self._asked(n)] + hidden
         leaves += [self._missing(n) for n in missing if n in self.reference.names and self._asked(n)]
         remarks = self.reference.notes
         return Report(
@@ -245,6 +245,7 @@ class _Judge:
             for n in roots
         ]
         steps = [n for s in _walk.sites(self.reference.program) for n in s.lengths]
+        values |= {f"the adjoint of {n}": bar for n, bar in expected.items() if n not in self.reference.names}
         return find(wrong, Context(sizes_of(given.leaves, steps), self.true, values, lambda: local))
 
     def _values(self) -> dict[str, np.ndarray]:

@@ -101,8 +101,9 @@ def explain(compared: list[Compared], reference: Reference) -> list[Leaf]:
 
 
 def batches_of(given: Given) -> set[int]:
-    """The lengths of first axes: one of them is the batch."""
-    return {np.shape(leaf)[0] for _, leaf in given.leaves if np.ndim(leaf)}
+    """The lengths of first axes, and of second ones where there are three: one of them is the batch."""
+    shapes = [np.shape(leaf) for _, leaf in given.leaves]
+    return {s[0] for s in shapes if s} | {s[1] for s in shapes if len(s) > 2}
 
 
 def _wrong(c: Compared, reference: Reference) -> Wrong:
@@ -120,9 +121,8 @@ def _context(reference: Reference) -> Context:
     others = {n: g for n, g in zip(reference.names, reference.gradients, strict=True) if g is not None}
 
     def board() -> Board | None:
-        if reference.program is None or any(g is None for g in reference.gradients):
-            return None
-        return Board(reference.program, reference.x, reference.names, batches=batches_of(given))
+        program = reference.program if reference.by_autodiff and reference.reverse else reference.twin
+        return None if program is None else Board(program, reference.x, reference.names, batches=batches_of(given))
 
     def ties() -> dict[str, dict[str, np.ndarray]]:
         slopes, _ = reference.kinks()

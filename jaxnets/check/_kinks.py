@@ -70,7 +70,7 @@ class Kinks:
             x = jnp.sort(operands[0], axis=eqn.params.get("dimension", -1))
             gap = jnp.diff(x, axis=eqn.params.get("dimension", -1))
             return bind(eqn, operands), {"noted": jnp.sum(gap <= self.near * self._size(x))}
-        if name in ("argmax", "argmin"):
+        if name in ("argmax", "argmin") and is_float(operands[0]):
             (x,) = operands
             end = (jnp.max if name == "argmax" else jnp.min)(x, axis=eqn.params["axes"], keepdims=True)
             tied = jnp.sum(jnp.abs(x - end) <= self.near * self._size(x), axis=eqn.params["axes"])
@@ -231,7 +231,7 @@ class Slopes:
             return self._forms()
 
     def _forms(self):
-        first, last, every = {}, {}, {}
+        first, last, every, none = {}, {}, {}, {}
         for kink in self.kinks:
             place, tied, share = kink.site.place, np.asarray(kink.tied, float), np.asarray(kink.share, float)
             if kink.site.eqn.primitive.name in ("reduce_max", "reduce_min"):
@@ -247,7 +247,8 @@ class Slopes:
                 a, b = (np.moveaxis(w.reshape(moved), range(len(axes)), axes) for w in one)
             else:
                 a, b = tied, np.zeros_like(tied)
-            for form, weight in ((first, a), (last, b), (every, tied)):
+            for form, weight in ((first, a), (last, b), (every, tied), (none, np.zeros_like(tied))):
                 form[place] = jnp.asarray(np.where(tied > 0, weight - share, 0), kink.share.dtype)
         forms = {"to the first winner": first, "to the last winner": last, "in full to every winner": every}
+        forms["to none of the winners"] = none
         return {name: [np.asarray(g) for g in self._grad(self.args, given)] for name, given in forms.items()}

@@ -70,7 +70,8 @@ def complex_slope(f: _Function, x: Sequence[np.ndarray], leaf: int, direction: n
 
 
 def _moved(x: Sequence[np.ndarray], leaf: int, by: np.ndarray) -> list[np.ndarray]:
-    return [a + by if i == leaf else a for i, a in enumerate(x)]
+    with np.errstate(invalid="ignore"):  # infinite numbers cannot be moved: no derivative comes of it
+        return [a + by if i == leaf else a for i, a in enumerate(x)]
 
 
 def best_slope(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnets.check._alter import softmax
 from jaxnets.check._board import Board
 from jaxnets.check._report import Cause
 
@@ -300,6 +301,11 @@ _SATURATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+_SATURATIONS |= {
+    "softmax({})": softmax,
+    "1 − softmax({})": lambda q: 1 - softmax(q),
+    "softmax({0}) (1 − softmax({0}))": lambda q: softmax(q) * (1 - softmax(q)),
+}
 _DERIVATIVES = ("1 − {}²", "{0} (1 − {0})", "1 − tanh²({})", "σ({0}) (1 − σ({0}))")
 _MOST = 20_000  # entries up to which every pair of factors is tried
 

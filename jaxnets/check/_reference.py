@@ -1,6 +1,8 @@
 """What the truth is taken from: autodiff without the derivative rules, in float64, and differences beside it."""
 
 import contextlib
+import functools
+import types
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -46,6 +48,7 @@ class Reference:
             self.notes.append(f"{who} computes in a narrower float inside (eps {self.eps:.1e}); so does its reference")
 
     wide = True
+    reverse = True  # until it is seen not to go through
 
     def precision(self) -> contextlib.AbstractContextManager[None]:
         """Float64; the caller's own settings where `f` runs in nothing else."""
@@ -72,6 +75,22 @@ class Reference:
                 f"{self.who} cannot be traced by JAX ({type(error).__name__}{line}): differences are the only reference"
             )
             return None
+
+    @cached_property
+    def twin(self) -> Any:
+        """NumPy code as a program, by running it with `jax.numpy` in `numpy`'s place; None where that is not the same.
+
+        No verdict rests on it: it only serves to look for causes.
+        """
+        with self.precision():
+            try:
+                f = _with_jax_numpy(self.f)
+                x = [jnp.asarray(a) for a in self.x]
+                program = _walk.trace(lambda leaves: jnp.asarray(f(*self._args(leaves))), x)
+                value = float(_walk.run(program, x)[0][0])
+            except Exception:  # it was worth a try
+                return None
+            return program if abs(value - self.value) <= 1e-9 * max(abs(value), abs(self.value)) else None
 
     def _args(self, leaves):
         return self.given.with_chosen(leaves, self.others)
@@ -104,6 +123,7 @@ class Reference:
                 return [np.asarray(g, np.float64) for g in jax.jit(jax.grad(plain))(x)]
             except _CANNOT as error:
                 first = str(error).split(".")[0]
+                self.reverse = False
                 self.notes.append(f"reverse mode does not go through {self.who} ({first}): forward mode instead")
             try:
                 return [self._forward(plain, x, i) if a.size <= FULL else None for i, a in enumerate(x)]
@@ -151,13 +171,17 @@ class Reference:
             disturbed = jax.jit(
                 lambda x, seed: _walk.run(grad, [_disturb(a, seed) for a in x], _Noise(seed))[0], compiler_options=QUICK
             )
-            found = [0.0] * len(self.x)
+            found, ties = [0.0] * len(self.x), bool(self.kinks()[1])
             for seed in (1, 2):
                 for i, g in enumerate(disturbed([jnp.asarray(a) for a in self.x], seed)):
                     off = np.abs(np.asarray(g) - self.gradients[i])
+                    largest = float(np.max(np.abs(self.gradients[i]), initial=0))
+                    if ties:  # a change as large as the gradient itself is another winner, no rounding
+                        off = off[(off <= 1e-3 * largest) | (off >= 1e3 * largest)]
                     found[i] = max(found[i], float(np.max(off[np.isfinite(off)], initial=0)) / _NOISE)
             return found
 
+    @functools.cache  # noqa: B019 - as long as the reference lives, which is one check
     def kinks(self, near: float = NEAR) -> tuple[Slopes | None, list[str]]:
         """The slopes at the kinks met, if any, and what they are."""
         if self.program is None:
@@ -166,7 +190,8 @@ class Reference:
             x = [jnp.asarray(a) for a in self.x]
             blended, noted = met(self.program, x, near)
             told = [f"{k.count} at {describe(k.site)}" for k in blended] + [f"a tie at {describe(s)}" for s in noted]
-            return (Slopes(self.program, x, blended, near) if blended else None), told
+            usable = blended and self.by_autodiff and self.reverse
+            return (Slopes(self.program, x, blended, near) if usable else None), told
 
     @cached_property
     def stops(self) -> bool:
@@ -174,6 +199,19 @@ class Reference:
         return self.program is not None and any(
             s.eqn.primitive.name == "stop_gradient" for s in _walk.sites(self.program)
         )
+
+
+def _with_jax_numpy(f: Any) -> Any:
+    """A copy of a function, and of those of its file that it calls, in which `numpy` is `jax.numpy`."""
+    if not isinstance(f, types.FunctionType):
+        raise TypeError("not a plain function")
+    names = dict(f.__globals__)
+    for name, value in f.__globals__.items():
+        if value is np:
+            names[name] = jnp
+        elif isinstance(value, types.FunctionType) and value.__globals__ is f.__globals__:
+            names[name] = types.FunctionType(value.__code__, names, name, value.__defaults__, value.__closure__)
+    return types.FunctionType(f.__code__, names, f.__name__, f.__defaults__, f.__closure__)
 
 
 def _check_scalar(value: Any, who: str) -> None:

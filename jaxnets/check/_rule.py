@@ -107,16 +107,21 @@ class Rule:
         try:
             out, pull = jax.vjp(self.ruled, *floats)
         except Exception as error:
-            raise RaisesError(_first_line(error)) from error
+            raise RaisesError(f"raises when differentiated: {_first_line(error)}") from error
         try:
             return tuple(pull(self.cotangents(out, self.seed)))
         except Exception as error:
-            raise RaisesError(_first_line(error)) from error
+            raise RaisesError(f"raises when differentiated: {_first_line(error)}") from error
 
     def judge(self) -> list[Leaf]:
         """A leaf for each floating operand, and more where a trap is found."""
-        if not self.at or not self.ruled(*self.floats()):
+        if not self.at:
             return []
+        plain = self._run(self.floats(), removed=True)
+        if not plain:
+            return []
+        if not all(np.all(np.isfinite(np.asarray(o, np.float64))) for o in plain):
+            raise RaisesError("its own value is not finite where it is met: there is no derivative to test")
         given = Given(self.ruled, self.floats(), None)
         given.leaves = [
             (f"{self.rule.name}.{n}", v) for n, (_, v) in zip(self._argument_names(), given.leaves, strict=True)

@@ -165,7 +165,7 @@ class _Audit:
         try:
             leaves = Rule(rule, sample).judge()
         except RaisesError as raised:
-            told = f"{rule.name}: raises when differentiated: {raised}"
+            told = f"{rule.name}: {raised}"
             if told not in self.not_met:
                 self.not_met.append(told)
             return

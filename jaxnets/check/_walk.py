@@ -201,6 +201,8 @@ def _cond(eqn, operands, visit, given, here):
 
 def _while(eqn, operands, visit, given, here):
     del given
+    if opened(eqn.params["cond_jaxpr"])[0].outvars[0].aval.shape:  # mapped over: only the primitive itself can do that
+        return bind(eqn, operands), {}
     n_cond, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     for_cond, for_body, start = operands[:n_cond], operands[n_cond : n_cond + n_body], operands[n_cond + n_body :]
     (test, test_consts), (body, body_consts) = opened(eqn.params["cond_jaxpr"]), opened(eqn.params["body_jaxpr"])
