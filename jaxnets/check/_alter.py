@@ -70,8 +70,8 @@ class Option(NamedTuple):
 
 
 def delta(x: Any) -> Any:
-    """Zero, with derivative one."""
-    return x - lax.stop_gradient(x)
+    """Zero, with derivative one; what is not finite takes no part, or the zero would be none."""
+    return jnp.where(jnp.isfinite(x), x - lax.stop_gradient(x), 0)
 
 
 def operands_of(site: _walk.Site) -> list[int]:
@@ -266,10 +266,10 @@ def _local_derivatives(site, mine, where, stored, sites):
             "its square": f"the derivative of {where} is there twice",
         }.get(text, f"{text} in place of the derivative of {where}" + (", q its result" if "q" in text else ""))
         yield kind, what, lambda form=form: form(x, q, d)
-    for s in stored.values():  # x = a − b: somebody may have put a + b, or a
-        if len(s.operands) == 2 and s.result.shape == x.shape and np.array_equal(s.result, x):
-            a, b = (np.broadcast_to(np.asarray(o), x.shape) for o in s.operands)
-            if np.array_equal(a - b, x) and np.any(b):
+    for place, s in stored.items():  # x = a − b: somebody may have put a + b, or a
+        if sites[place].eqn.primitive.name == "sub" and np.array_equal(s.result, x):
+            a, b = (_as_wide_as(x, o) for o in s.operands)
+            if np.any(b):
                 told = f"the derivative of {where} taken at"
                 yield (
                     "sign",
@@ -290,6 +290,12 @@ def _local_derivatives(site, mine, where, stored, sites):
     for way, rows in _shifted(x, site):
         told = f"the derivative of {where} taken at the step {way}"
         yield "shift", told, lambda rows=rows: _slope(site.eqn, jnp.asarray(rows))
+
+
+def _as_wide_as(x, value):
+    """A number beside an array, within a scan one a step, as an array."""
+    value = np.asarray(value)
+    return np.broadcast_to(value.reshape(value.shape + (1,) * (x.ndim - value.ndim)), x.shape)
 
 
 def _factors(name, j, mine, where):

@@ -1,7 +1,6 @@
 """What the truth is taken from: autodiff without the derivative rules, in float64, and differences beside it."""
 
 import contextlib
-import functools
 import types
 from collections.abc import Callable
 from functools import cached_property
@@ -30,6 +29,7 @@ class Reference:
         self.f, self.given, self.who, self.autodiff = f, given, who, autodiff
         self.names = given.wanted
         self.notes: list[str] = []
+        self._kinks: dict[float, tuple[Slopes | None, list[str]]] = {}
         _check_scalar(call(who, f, *given.args), who)
         with self.precision():
             self._set(wide=True)
@@ -181,9 +181,13 @@ class Reference:
                     found[i] = max(found[i], float(np.max(off[np.isfinite(off)], initial=0)) / _NOISE)
             return found
 
-    @functools.cache  # noqa: B019 - as long as the reference lives, which is one check
     def kinks(self, near: float = NEAR) -> tuple[Slopes | None, list[str]]:
         """The slopes at the kinks met, if any, and what they are."""
+        if near not in self._kinks:
+            self._kinks[near] = self._kinks_within(near)
+        return self._kinks[near]
+
+    def _kinks_within(self, near: float) -> tuple[Slopes | None, list[str]]:
         if self.program is None:
             return None, []
         with self.precision():
