@@ -7,6 +7,7 @@ Every mutant is checked once; every right function in each dtype, at both sizes,
 
 import argparse
 import json
+import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import numpy as np
 
 from benchmarks.mutants import DERIVATIONS, MUTANTS, SUBJECTS, Derivation, Mutant, Subject, make
 from jaxnets import check
+from jaxnets.check._progress import progress
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
@@ -65,40 +67,65 @@ def alarms(seeds: int, only: str = "") -> Iterator[dict[str, Any]]:
                 yield row | {"seconds": time.perf_counter() - begin, "report": "" if report.ok else str(report)}
 
 
+def summary(rows: list[dict[str, Any]], right: list[dict[str, Any]]) -> dict[str, Any]:
+    """The score, and everything that was not as it should be."""
+    lines = [row for row in rows if row["located"] is not None]
+    return {
+        "versions": f"JAX {jax.__version__}, Python {platform.python_version()}, {jax.devices()[0].device_kind}",
+        "mutants": len(rows),
+        "functions": len({row["mutant"].split(":")[0] for row in rows}),
+        "detected": sum(row["detected"] for row in rows),
+        "cause among the first three": sum(row["caused"] for row in rows),
+        "derivations": len(lines),
+        "first wrong line": sum(row["located"] for row in lines),
+        "seconds a mutant": float(np.median([row["seconds"] for row in rows] or [0])),
+        "right functions": len(right),
+        "seeds": len({row["seed"] for row in right}),
+        "false alarms": sum(not row["ok"] for row in right),
+        "no cause named": [row["mutant"] for row in rows if not row["caused"]],
+        "not located": [row["mutant"] for row in lines if not row["located"]],
+        "alarms": [{k: row[k] for k in ("subject", "dtype", "seed", "size")} for row in right if not row["ok"]],
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    of = found["mutants"]
+    return "\n".join(
+        [
+            f"{of} mutants of {found['functions']} functions ({found['versions']})",
+            f"detected                     {found['detected']:4} of {of}",
+            f"cause among the first three  {found['cause among the first three']:4} of {of}",
+            f"first wrong line             {found['first wrong line']:4} of {found['derivations']}",
+            f"false alarms                 {found['false alarms']:4} of {found['right functions']} right functions",
+            f"seconds a mutant (median)    {found['seconds a mutant']:4.1f}",
+        ]
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Mutation score and false alarms of jaxnets.check.")
     parser.add_argument("--only", default="", help="subjects whose name holds this text")
     parser.add_argument("--seeds", type=int, default=20, help="seeds for the false alarms (0: leave them out)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, the summary last")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    rows = []
-    for mutant in MUTANTS:
-        if options.only not in mutant.name:
-            continue
-        row = judge(mutant)
-        rows.append(row)
+    rows, right = [], []
+    for row in progress([m for m in MUTANTS if options.only in m.name], "mutants"):
+        rows.append(row := judge(row))
         if options.json:
             print(json.dumps(row), flush=True)
         elif not (row["detected"] and row["caused"] and row["located"] in (None, True)):
             said = f"causes {row['causes']}, first {row['first']}"
             print(f"{row['mutant']}\n    expected {row['expected']} {row['expected_first'] or ''}; {said}", flush=True)
-    lines = [row for row in rows if row["located"] is not None]
-    wrong = runs = 0
-    for row in alarms(options.seeds, options.only):
-        runs += 1
-        wrong += not row["ok"]
+    for row in progress(alarms(options.seeds, options.only), "right functions"):
+        right.append(row)
         if options.json:
             print(json.dumps(row), flush=True)
         elif not row["ok"]:
             print(f"false alarm: {row['subject']}, {row['dtype']}, seed {row['seed']}, {row['size']}\n{row['report']}")
-    if not options.json:
-        print(f"detected {sum(r['detected'] for r in rows)} of {len(rows)} mutants")
-        print(f"cause among the first three: {sum(r['caused'] for r in rows)} of {len(rows)}")
-        print(f"first wrong line found: {sum(r['located'] for r in lines)} of {len(lines)}")
-        print(f"false alarms: {wrong} of {runs} right functions")
-        print(f"seconds a mutant: {np.median([r['seconds'] for r in rows] or [0]):.1f}")
-    return 1 if wrong or not all(r["detected"] for r in rows) else 0
+    found = summary(rows, right)
+    print(json.dumps(found) if options.json else table(found))
+    return 1 if found["false alarms"] or found["detected"] < len(rows) else 0
 
 
 if __name__ == "__main__":

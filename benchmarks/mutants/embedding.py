@@ -45,7 +45,7 @@ MUTANTS = [
         {"batch"},
     ),
     Mutant(BAG, "add(w[..., None] * m_bar[:, None])", "add(jnp.broadcast_to(m_bar[:, None], e.shape))", {"factor"}),
-    Mutant(BAG, "(1 - h**2)", "(1 - m @ W**2)", {"place"}),
+    Mutant(BAG, "(1 - h**2)", "(1 - (m @ W) ** 2)", {"place"}),
     Mutant(BAG, " * (1 - h**2)", "", {"factor"}),
     Mutant(BAG, "s_bar @ W.T / T", "s_bar @ W.T", {"scale"}),
     Mutant(BAG, "s_bar @ W.T / T", "s_bar @ W.T / len(y)", {"scale"}),

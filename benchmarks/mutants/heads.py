@@ -79,6 +79,5 @@ MUTANTS = [
     Mutant(SOFTMAX, "h.T @ z_bar", "h.T @ y", {"place", "path"}, "V"),
     Mutant(SOFTMAX, "z_bar.sum(0)", "z_bar.sum(1)", {"shape"}, "c"),
     Mutant(SOFTMAX, "z_bar.sum(0)", "z_bar.mean(0)", {"batch", "scale"}, "c"),
-    Mutant(SOFTMAX, '"V": V_bar, ', "", {"shape"}, "V"),
     Mutant(SOFTMAX, "h_bar = z_bar @ V.T", "h_bar = z_bar @ V.T + 1e-3", {"constant"}, "h"),
 ]

@@ -114,7 +114,7 @@ MUTANTS = [
     Mutant(LSE, "q = e / total", "q = e", {"factor", "scale"}),
     Mutant(LSE, "w[:, None] * q", "q", {"factor"}),
     Mutant(LSE, "w[:, None] * q", "w[:, None] * q * (1 - q)", {"factor"}),
-    Mutant(LSE, "(m + jnp.log(total))", "(jnp.log(total))", {"path"}),
+    Mutant(LSE, "(m + jnp.log(total))", "(jnp.log(total))", {"path", "place"}),
     Mutant(LSE, "(m + jnp.log(total))[:, 0]", "m + jnp.log(total)", {"shape"}),
     Mutant(LSE, "w[:, None] * q", "w[:, None] * q + 1e-3", {"constant"}),
     Mutant(COSINE, "v - q[:, None] * u", "v", {"path"}),

@@ -24,7 +24,9 @@ UNARY = {
 ELEMENTWISE = UNARY | {"mul", "div", "max", "min", "select_n"}
 LINEAR = {"dot_general", "conv_general_dilated"}
 EXTREMES = {"reduce_max", "reduce_min"}
+_STRETCHING = {"add", "sub", "mul", "div", "max", "min", "pow"}  # an axis of length 1 serves all of the other's
 SUBSTITUTED = ELEMENTWISE | LINEAR | EXTREMES | {"gather"}
+ARRIVING = -1  # in the place of an operand's number: what arrives at the equation, for all of them
 _MOVES = {  # these only pass an adjoint on: what is done to it is done at the equations that use them
     *("broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "name", "copy", "transpose", "stop_gradient"),
     *("slice", "rev", "pad", "expand_dims", "copy_p", "pvary", "pcast", "optimization_barrier"),
@@ -68,6 +70,11 @@ class Option(NamedTuple):
     kind: str
     detail: str
 
+    @property
+    def cuts(self) -> bool:
+        """Whether a whole path is missing, and nothing else."""
+        return self.substitute is None and list(self.weights.values()) == [0.0]
+
 
 def delta(x: Any) -> Any:
     """Zero, with derivative one; what is not finite takes no part, or the zero would be none."""
@@ -82,6 +89,18 @@ def operands_of(site: _walk.Site) -> list[int]:
     return [j for j, v in enumerate(eqn.invars) if is_float(v) and not isinstance(v, _walk.Literal)]
 
 
+def share_shape(site: _walk.Site, j: int) -> tuple[int, ...]:
+    """The shape in which an operand takes part: where an equation stretches it, that of the result."""
+    out = site.eqn.outvars[0].aval.shape
+    shape = out if j == ARRIVING else site.eqn.invars[j].aval.shape
+    return out if site.eqn.primitive.name in _STRETCHING and len(shape) == len(out) else shape
+
+
+def arrives(site: _walk.Site) -> bool:
+    """Whether what arrives at an equation is altered as a whole, besides what it hands back to each operand."""
+    return site.eqn.primitive.name in LINEAR | {"add", "sub"}
+
+
 def substitute_shape(site: _walk.Site, j: int) -> tuple[int, ...] | None:
     """The shape of what can stand in for the local derivative, or for the other factor; None where nothing can."""
     eqn, name = site.eqn, site.eqn.primitive.name
@@ -89,7 +108,7 @@ def substitute_shape(site: _walk.Site, j: int) -> tuple[int, ...] | None:
         return None
     if name in LINEAR:
         return eqn.invars[1 - j].aval.shape if is_float(eqn.invars[1 - j]) else None
-    return eqn.outvars[0].aval.shape if name == "gather" else eqn.invars[j].aval.shape
+    return eqn.outvars[0].aval.shape if name == "gather" else share_shape(site, j)
 
 
 def weighted(operand: Any, weight: Any) -> Any:
@@ -144,14 +163,11 @@ def options(site: _walk.Site, stored: dict[Place, Stored], sites: dict[Place, _w
                 told = f"the {which} step's share {through}"
                 change(alone, "overwrite", f"{told} is all there is: the steps should be added up")
                 change(1.0 - alone, "path", f"{told} is missing")
-        shape = site.eqn.invars[j].aval.shape
+        shape = share_shape(site, j)
         for axis in [k for k, n in enumerate(shape[:3]) if n in batches] if stored else ():
-            for row in range(shape[axis]) if shape[axis] <= 8 else (0, 1, shape[axis] - 1):
-                alone = np.zeros([n if k == axis else 1 for k, n in enumerate(shape)])
-                alone[(slice(None),) * axis + (row,)] = 1.0
-                told = f"index {row} of axis {axis} alone {through}: the others are not summed over"
+            for some, told in _some_rows(shape, axis):
                 for kind in ("batch",) if shape[axis] not in steps else ("batch", "path"):
-                    change(Factor(alone), kind, told)
+                    change(Factor(some), kind, f"{told} alone {through}: the others are not summed over")
         if stored and shape and site.place in stored:
             for kind, detail, value in _multipliers(site, j, stored, sites, through):
                 change(Factor(value), kind, detail)
@@ -159,7 +175,22 @@ def options(site: _walk.Site, stored: dict[Place, Stored], sites: dict[Place, _w
         if mine is not None and substitute_shape(site, j) is not None:
             for kind, detail, value in _substitutes(site, j, mine, stored, sites):
                 found.append(Option(site.place, {j: 0.0}, (j, value), kind, detail))
+    if arrives(site) and site.place in stored:
+        for kind, detail, value in _multipliers(site, ARRIVING, stored, sites, f"in what arrives at {where}"):
+            found.append(Option(site.place, {ARRIVING: Factor(value)}, None, kind, detail))
     return found
+
+
+def _some_rows(shape: tuple[int, ...], axis: int) -> Iterator[tuple[np.ndarray, str]]:
+    """Ones for one row of an axis, and for the first few."""
+    n = shape[axis]
+    single = range(n) if n <= 8 else (0, 1, n - 1)
+    chosen = [(slice(row, row + 1), f"index {row} of axis {axis}") for row in single]
+    chosen += [(slice(0, end), f"the first {end} of axis {axis}") for end in range(2, min(n, 6))]
+    for rows, told in chosen:
+        some = np.zeros([m if k == axis else 1 for k, m in enumerate(shape)])
+        some[(slice(None),) * axis + (rows,)] = 1.0
+        yield some, told
 
 
 def moved(x: np.ndarray, by: int, axis: int) -> np.ndarray:
@@ -194,12 +225,14 @@ _SQUASHED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def _multipliers(site, j, stored, sites, through):
     """What is handed back is multiplied, or divided, once more by a value of the same shape."""
-    mine = np.asarray(stored[site.place].operands[j])
-    if site.eqn.primitive.name in ("mul", "div", "add_any"):
-        return  # its own factors are tried as such
+    if site.eqn.primitive.name == "add_any":
+        return
+    held = stored[site.place]
+    mine = np.asarray(held.result if j == ARRIVING else held.operands[j])
+    mine = np.broadcast_to(mine, (*site.lengths, *share_shape(site, j)))
     for text, form in _SQUASHED.items():
         yield "factor", f"{text} is there once too often {through}, x its value", form(mine)
-    for _, what, value in _alike(site, mine, stored, sites, most=3, own=True):
+    for _, what, value in _alike(site, mine, stored, sites, most=8, own=True):
         yield "factor", f"{what} is there once too often {through}", value
         with np.errstate(all="ignore"):
             yield "factor", f"{what} is missing {through}", 1 / value
@@ -214,6 +247,9 @@ def _substitutes(site, j, mine, stored, sites) -> Iterator[tuple[str, str, Calla
     elif name in ("max", "min", "select_n") or name in EXTREMES:
         told = f"the mask of {where} is missing: what did not win gets a share too"
         x = np.asarray(mine.operands[j])
+        if name in EXTREMES:
+            axes = tuple(a + len(site.lengths) for a in site.eqn.params["axes"])
+            yield from _other_winners(x if name == "reduce_max" else -x, axes, where)
         yield "factor", told, lambda: np.ones_like(x)
         if name in ELEMENTWISE:
             other_side = np.asarray(x != np.asarray(mine.result), x.dtype)
@@ -227,6 +263,7 @@ def _substitutes(site, j, mine, stored, sites) -> Iterator[tuple[str, str, Calla
     else:
         other = np.asarray(mine.operands[1 - j])
         yield "factor", f"the other factor is missing at {where}", lambda: np.ones_like(other)
+        yield "place", f"tanh of the other factor in its place at {where}", lambda: np.tanh(other)
         if other.ndim == 2 and other.shape[0] == other.shape[1]:
             yield "factor", f"the other factor is missing at {where}: as if it were 1", lambda: np.eye(len(other))
             told = f"only the diagonal of the other factor is there at {where}"
@@ -247,14 +284,41 @@ def _substitutes(site, j, mine, stored, sites) -> Iterator[tuple[str, str, Calla
                         f"{told}, nothing coming in",
                         lambda other=other, by=by, axis=axis: moved(other, by, axis),
                     )
-        yield from _other_values(site, np.asarray(mine.operands[1 - j]), where, stored, sites)
+        rows = np.asarray(mine.operands[1 - j])
+        if name == "mul" and rows.ndim == len(site.lengths) + len(share_shape(site, j)):
+            rows = np.broadcast_to(rows, (*site.lengths, *share_shape(site, j)))
+        yield from _other_values(site, rows, where, stored, sites)
+
+
+def replaced(site: _walk.Site, j: int, mine: Stored) -> Any:
+    """What a substitute for operand `j` stands in the place of, where that is an array; else None."""
+    name = site.eqn.primitive.name
+    if j >= len(mine.operands) or not is_float(site.eqn.invars[j]) or substitute_shape(site, j) is None:
+        return None
+    if name in LINEAR or name == "mul":
+        return np.asarray(mine.operands[1 - j])
+    return _slope(site.eqn, jnp.asarray(mine.operands[0])) if name in UNARY else None
 
 
 def _slope(eqn, x):
     return np.asarray(jax.jvp(lambda x: bind(eqn, [x])[0], (x,), (jnp.ones_like(x),))[1])
 
 
-_BY_RESULT = {"tanh": lambda q: 1 - q * q, "logistic": lambda q: q * (1 - q), "exp": lambda q: q}
+def _other_winners(x, axes, where) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """Who else could be given what arrives at an extreme."""
+    for kind, what, order in (("tie", "winner", x), ("place", "loser", -x)):
+        won = order == order.max(axes, keepdims=True)
+        flat = np.moveaxis(won, axes, range(len(axes))).reshape(-1, won.size // (won.shape[axes[0]] or 1))
+        count = np.cumsum(flat, 0)
+        told = f"what arrives at {where} goes"
+        yield kind, f"{told} in full to every {what}", lambda won=won: won * 1.0
+        if len(axes) == 1:
+            for which, one in (("first", count == 1), ("last", count == count[-1:])):
+                alone = np.moveaxis((one & flat).reshape(np.moveaxis(won, axes, [0]).shape), 0, axes[0])
+                yield kind, f"{told} to the {which} {what} alone", lambda alone=alone: alone * 1.0
+
+
+BY_RESULT = {"tanh": lambda q: 1 - q * q, "logistic": lambda q: q * (1 - q), "exp": lambda q: q}
 
 
 def _local_derivatives(site, mine, where, stored, sites):
@@ -282,10 +346,17 @@ def _local_derivatives(site, mine, where, stored, sites):
                     lambda a=a: _slope(site.eqn, jnp.asarray(a)),
                 )
                 yield "path", f"{told} the second term alone", lambda b=b: _slope(site.eqn, jnp.asarray(-b))
+                for axis, by in itertools.product(range(len(site.lengths), a.ndim), (1, -1)):
+                    late = f"{told} a difference whose first term is moved by {by} along axis {axis}"
+                    yield (
+                        "shift",
+                        late,
+                        lambda a=a, b=b, by=by, axis=axis: _slope(site.eqn, jnp.asarray(moved(a, by, axis) - b)),
+                    )
                 break
     yield "place", f"the derivative of {where} taken at its result", lambda: _slope(site.eqn, jnp.asarray(q))
-    if (by_result := _BY_RESULT.get(site.eqn.primitive.name)) is not None:
-        for kind, what, value in _alike(site, q, stored, sites, most=4):
+    if (by_result := BY_RESULT.get(site.eqn.primitive.name)) is not None:
+        for kind, what, value in _alike(site, q, stored, sites, most=8):
             yield kind, f"the derivative of {where} taken at {what}", lambda value=value: by_result(value)
     for way, rows in _shifted(x, site):
         told = f"the derivative of {where} taken at the step {way}"
@@ -308,6 +379,7 @@ def _factors(name, j, mine, where):
             ("factor", "the division is dropped", lambda: np.ones_like(a)),
             ("factor", "multiplied by what divides", lambda: b),
             ("factor", "the divisor is there twice", lambda: 1 / (b * b)),
+            ("factor", "with q (1 − q) entry by entry, q the quotient", lambda: a / b * (1 - a / b) / a),
         ]
     elif name == "div":
         forms = [
@@ -333,12 +405,11 @@ def _other_values(site, rows, where, stored, sites):
     """Other results of the same shape that could be taken for a factor, those nearest in the program; other steps."""
     for way, shifted in _shifted(rows, site):
         yield "shift", f"the other factor is that of the step {way} at {where}", lambda shifted=shifted: shifted
-    most = 20 if site.eqn.primitive.name in LINEAR else _ALIKE
-    for kind, what, value in _alike(site, rows, stored, sites, most):
+    for kind, what, value in _alike(site, rows, stored, sites):
         yield kind, f"{what} in place of the other factor at {where}", lambda value=value: value
 
 
-_ALIKE = 10  # values of the same shape that are tried in the place of another, besides those of the next step
+_ALIKE = 20  # values of the same shape that are tried in the place of another, besides those of the next step
 
 
 def _alike(site, rows, stored, sites, most=_ALIKE, own=False) -> list[tuple[str, str, np.ndarray]]:
@@ -355,10 +426,11 @@ def _alike(site, rows, stored, sites, most=_ALIKE, own=False) -> list[tuple[str,
             if value.dtype != rows.dtype or value.tobytes() in seen:
                 continue
             seen.add(value.tobytes())
+            fits = _fitting(value, rows.shape, len(site.lengths))
             if value.shape == rows.shape and value.ndim and not own and _is_shift(rows, value, axis):
                 shifts.append(("shift", what, value))
-            elif value.shape == rows.shape and s.loop == site.loop:
-                near.append((abs(k - here), ("place", what, value)))
+            elif fits is not None and s.loop == site.loop:
+                near.append((abs(k - here), ("place", what, fits)))
             elif s.lengths and not own and value.shape[1:] == rows.shape:  # another step of a loop
                 at = [t for t in range(len(value)) if np.array_equal(value[t], rows)][:1]
                 for t in at:
@@ -368,6 +440,18 @@ def _alike(site, rows, stored, sites, most=_ALIKE, own=False) -> list[tuple[str,
                         if 0 <= t + by < len(value)
                     ]
     return shifts[:6] + [found for _, found in sorted(near, key=lambda item: item[0])[:most]]
+
+
+def _fitting(value, shape, steps):
+    """A value as something of another shape could be taken for: of the same but for axes of length 1."""
+    if value.shape == shape:
+        return value
+    if value.size < 2 or value.shape[:steps] != shape[:steps]:
+        return None
+    if [n for n in value.shape if n > 1] == [n for n in shape if n > 1]:
+        return value.reshape(shape)
+    stretched = value.ndim == len(shape) and all(n in (1, m) for n, m in zip(value.shape, shape, strict=True))
+    return np.broadcast_to(value, shape) if stretched else None
 
 
 def _shifted(rows, site) -> Iterator[tuple[str, Any]]:

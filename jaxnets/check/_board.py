@@ -17,14 +17,17 @@ import numpy as np
 
 from jaxnets.check import _walk
 from jaxnets.check._alter import (
+    ARRIVING,
     Factor,
     Option,
     Stored,
     Turned,
+    arrives,
     can_turn,
     moved,
     operands_of,
     options,
+    share_shape,
     softmax,
     substitute_shape,
     substituted,
@@ -32,6 +35,7 @@ from jaxnets.check._alter import (
     turned,
     weighted,
 )
+from jaxnets.check._unrolled import Alteration, alterations
 from jaxnets.check._walk import Place, bind, is_float
 
 # Run a few hundred times on small numbers: most of the time goes into compiling, so that is kept short.
@@ -63,28 +67,29 @@ class Board:
     def prepare(self) -> None:
         """Put weights and substitutes in: only worth it once something is wrong."""
         self.stored = stored = self._stored()
-        self.found: list[Option] = []
+        found: list[Option] = []
         self.default: dict[Place, dict[str, dict[int, Any]]] = {}
         for p, site in self.sites.items():
             operands = operands_of(site)
             if not operands:
                 continue
             weights, substitutes = {}, {}
-            for j in operands:
-                shape = site.eqn.invars[j].aval.shape
+            for j in (*operands, ARRIVING) if arrives(site) else operands:
+                shape = share_shape(site, j)
                 weights[j] = jnp.ones((*site.lengths, *(shape if stored else ())))
-                if stored and (shape := substitute_shape(site, j)) is not None:
+                if stored and j != ARRIVING and (shape := substitute_shape(site, j)) is not None:
                     substitutes[j] = jnp.zeros((*site.lengths, *shape))
             turns = {j: jnp.zeros(site.lengths) for j in operands if can_turn(site.eqn)}
             self.default[p] = {"weights": weights, "substitutes": substitutes, "turns": turns}
-            self.found += options(site, stored, self.sites, self.batches)
+            found += options(site, stored, self.sites, self.batches)
         for s in _walk.sites(self.program, holders=True):
             if s.eqn.primitive.name == "scan" and not s.looped:
                 steps, carries = s.eqn.params["length"], _walk.scan_counts(s.eqn)[1]
                 if carries and steps > 1:
                     place = (*s.place, _walk.CARRY)
                     self.default[place] = {"weights": {j: jnp.ones((*s.lengths, steps)) for j in range(carries)}}
-                    self.found += truncations(place, s.eqn, steps, carries)
+                    found += truncations(place, s.eqn, steps, carries)
+        self.found = list(alterations(found, self.sites, stored))
 
     def _stored(self) -> dict[Place, Stored]:
         size = sum(
@@ -150,8 +155,17 @@ class Board:
                 told = f"{text} in place of the adjoint of {name}"
                 yield [("place", told), ("path", f"{told}: what is subtracted is missing")], value
 
-    def altered(self, option: Option) -> dict[str, np.ndarray] | None:
+    def altered(self, alteration: Alteration) -> dict[str, np.ndarray] | None:
         """The gradients under an alteration; None where it does not fit."""
+        changes = dict(self.default)
+        for option in alteration.parts:
+            changed = self._changed(option)
+            if changed is None:
+                return None
+            changes[option.place] = changed
+        return self._named(self._plain(self.x, self.probes, self.swaps, changes))
+
+    def _changed(self, option: Option) -> dict[str, Any] | None:
         there = self.default[option.place]
         weights = dict(there["weights"])
         for j, value in option.weights.items():
@@ -161,26 +175,22 @@ class Board:
                     value = np.where(np.isfinite(value.weights), value.weights, 0)
             elif np.ndim(value):  # a weight a step, for every row
                 value = np.reshape(value, np.shape(value) + (1,) * (like.ndim - self._steps(option.place)))
-            weights[j] = jnp.broadcast_to(jnp.asarray(value, like.dtype), like.shape)
+            weights[j] = np.broadcast_to(np.asarray(value, like.dtype), like.shape)
         changed = {**there, "weights": weights}
-        if option.substitute is not None:
-            j, make = option.substitute
-            if make is Turned:
-                changed["turns"] = there["turns"] | {j: jnp.ones_like(there["turns"][j])}
-                return self._with(option.place, changed)
-            like = there["substitutes"][j]
-            with np.errstate(all="ignore"):
-                value = np.asarray(make(), like.dtype)
-            value = value.reshape(value.shape + (1,) * (like.ndim - value.ndim))  # a number beside an array
-            if value.ndim > like.ndim or value.size > like.size:
-                return None  # a number that serves a whole array: it has no such share
-            value = np.broadcast_to(value, like.shape)
-            value = np.where(np.isfinite(value), value, 0)
-            changed["substitutes"] = {**there["substitutes"], j: jnp.asarray(value)}
-        return self._with(option.place, changed)
-
-    def _with(self, place: Place, changed: dict[str, Any]) -> dict[str, np.ndarray]:
-        return self._named(self._plain(self.x, self.probes, self.swaps, self.default | {place: changed}))
+        if option.substitute is None:
+            return changed
+        j, make = option.substitute
+        if make is Turned:
+            return {**changed, "turns": there["turns"] | {j: np.ones_like(there["turns"][j])}}
+        like = there["substitutes"][j]
+        with np.errstate(all="ignore"):
+            value = np.asarray(make(), like.dtype)
+        value = value.reshape(value.shape + (1,) * (like.ndim - value.ndim))  # a number beside an array
+        if value.ndim > like.ndim or value.size > like.size:
+            return None  # a number that serves a whole array: it has no such share
+        value = np.broadcast_to(value, like.shape)
+        value = np.where(np.isfinite(value), value, 0)
+        return {**changed, "substitutes": {**there["substitutes"], j: value}}
 
     def _steps(self, place: Place) -> int:
         if place[-1] == _walk.CARRY:
@@ -216,6 +226,8 @@ class _Altered:
             out = out + substituted(eqn, operands, j, value)
         for j, weight in given["turns"].items():
             out = out + turned(eqn, operands, j, weight)
+        if ARRIVING in given["weights"]:
+            out = weighted(out, given["weights"][ARRIVING])
         return [out], None
 
     def carried(self, carry, given):

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxnets.check._alter import Option
 from jaxnets.check._board import Board
 from jaxnets.check._on_leaf import Context, Wrong, by_entries, by_value, names_of, on_the_leaf, unexplained
 from jaxnets.check._progress import progress
 from jaxnets.check._report import KINDS, Cause
+from jaxnets.check._unrolled import Alteration
 from jaxnets.check._walk import source
 
+_ROUNDING = 1e-9  # two explanations that leave less are equally good
 SECONDS = 60.0  # for trying alterations; what has been found by then is told
 
 
@@ -29,7 +30,11 @@ def find(wrong: Sequence[Wrong], context: Context) -> dict[str, tuple[Cause, ...
             _try(w, gradients[w.name], [("tie", f"the tie's gradient goes {form}")], found)
     open_ = [w for w in whole if not w.own_only and not _settled(found[w.name], w)]
     if open_ and (board := context.board()) is not None:
-        _on_the_board(board, open_, found, context)
+        try:
+            with np.errstate(all="ignore"):  # what is tried divides by zero now and then
+                _on_the_board(board, open_, found, context)
+        except Exception as error:  # the verdicts stand, whatever befalls the search for their causes
+            context.notes.append(f"the search for causes broke off ({type(error).__name__}: {error})")
     # Entries that are merely off are listed last: that describes, and does not explain.
     return {w.name: _ordered(found[w.name]) + tuple(by_entries(w) if w.got is not None else ()) for w in wrong}
 
@@ -45,7 +50,7 @@ def _settled(causes: list[Cause], w: Wrong) -> bool:
 def _ordered(causes: list[Cause]) -> tuple[Cause, ...]:
     """The more specific kinds first; of a kind the one that leaves least, each kind a few times at most."""
     each: dict[str, list[Cause]] = {}
-    for c in sorted(causes, key=lambda c: c.leftover):
+    for c in sorted(causes, key=lambda c: max(c.leftover, _ROUNDING)):
         if all(c.detail != other.detail for other in each.get(c.kind, [])):
             each.setdefault(c.kind, []).append(c)
     rounds = itertools.zip_longest(*(each[k][:4] for k in KINDS if k in each))
@@ -71,7 +76,9 @@ def _on_the_board(board: Board, wrong: Sequence[Wrong], found: dict[str, list[Ca
                 _try(w, gradients[w.name], told, found)
     for option in progress(board.found, "looking for the cause"):
         altered = board.altered(option)
-        for w in wrong if altered is not None else ():
+        if altered is None:
+            continue
+        for w in wrong:
             candidate = altered[w.name]
             if not _try(w, candidate, [(option.kind, option.detail)], found) and w.got.size > 3:
                 _with_a_factor(w, candidate, option, found, context)
@@ -89,9 +96,14 @@ def _on_the_board(board: Board, wrong: Sequence[Wrong], found: dict[str, list[Ca
 
 
 def _intermediates(board: Board) -> dict[str, np.ndarray]:
-    """What the equations outside loops give, by their source."""
-    results = ((source(board.sites[p].eqn), v.result) for p, v in board.stored.items() if not board.sites[p].lengths)
-    return {f"the result of {name}": np.asarray(value, np.float64) for name, value in results}
+    """What the equations outside loops give, by their source; where a line has several alike, by number."""
+    found: dict[str, np.ndarray] = {}
+    for place, held in board.stored.items():
+        if not board.sites[place].lengths:
+            name = f"the result of {source(board.sites[place].eqn)}"
+            alike = sum(other.startswith(name) for other in found)
+            found[f"{name}, the {alike + 1}. there" if alike else name] = np.asarray(held.result, np.float64)
+    return found
 
 
 def _two_paths(w: Wrong, cut: list[tuple[str, np.ndarray]], found: dict[str, list[Cause]]) -> None:
@@ -104,7 +116,7 @@ def _two_paths(w: Wrong, cut: list[tuple[str, np.ndarray]], found: dict[str, lis
         _try(w, w.want - a - b, [("path", f"{one}; and {two}")], found)
 
 
-def _with_a_factor(w: Wrong, candidate: np.ndarray, option: Option, found, context: Context) -> None:
+def _with_a_factor(w: Wrong, candidate: np.ndarray, option: Alteration, found, context: Context) -> None:
     """Two mistakes at once: one at an equation, and a factor that has a name."""
     size = float(np.sum(candidate * candidate))
     c = float(np.sum(w.got * candidate)) / size if size else 0.0
@@ -117,7 +129,7 @@ def _with_a_factor(w: Wrong, candidate: np.ndarray, option: Option, found, conte
     _try(w, c * candidate, kinds, found)
 
 
-def _of_another_size(w: Wrong, candidate: np.ndarray, option: Option, found) -> None:
+def _of_another_size(w: Wrong, candidate: np.ndarray, option: Alteration, found) -> None:
     """A term that counts another number of times than once."""
     if option.kind != "path" or "missing" not in option.detail:
         return

@@ -133,7 +133,10 @@ class _Leaf:
                     self.remarks.append("its true gradient is zero: measured against the terms that cancel in it")
         floor = ROUNDINGS["float64"] * max(EPS, self.reference.eps)
         limit_wide = FORMULA[self.kind] * self.scale + max(floor, 100 * self.wide_eps) * self.cancelling
-        limit_own = max(limit_wide, ROUNDINGS[self.kind] * self.eps * max(self.cancelling, self.scale))
+        smallest = ROUNDINGS[self.kind] * float(jnp.finfo(self.kind).smallest_subnormal)  # what lies below is lost
+        limit_own = max(limit_wide, ROUNDINGS[self.kind] * self.eps * max(self.cancelling, self.scale) + smallest)
+        if smallest > BLUNT * self.scale and self.formula is not None:
+            self.remarks.append(f"smaller than {self.kind} can hold: judged in float64 alone")
         if self.formula is None and limit_own > FORMULA["float32"] * self.scale:
             limit_wide = limit_own
         return self._decide(limit_wide, limit_own)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxnets.check import _walk
+from jaxnets.check import _inputs, _walk
 from jaxnets.check._board import Board
 from jaxnets.check._causes import find
 from jaxnets.check._compare import FORMULA, ROUNDINGS, dtype_name, misfit, worst_of
@@ -185,7 +185,7 @@ class _Judge:
         missing = [n for n in self.order if n not in self.numbers]
         not_compared = [n for n in missing if n not in self.reference.names or not self._asked(n)] + hidden
         leaves += [self._missing(n) for n in missing if n in self.reference.names and self._asked(n)]
-        remarks = self.reference.notes
+        remarks = self.reference.notes + _inputs.remarks(self.reference)
         return Report(
             self.title,
             leaves,
@@ -246,7 +246,7 @@ class _Judge:
         ]
         steps = [n for s in _walk.sites(self.reference.program) for n in s.lengths]
         values |= {f"the adjoint of {n}": bar for n, bar in expected.items() if n not in self.reference.names}
-        return find(wrong, Context(sizes_of(given.leaves, steps), self.true, values, lambda: local))
+        return find(wrong, Context(sizes_of(given, steps), self.true, values, self.reference.notes, lambda: local))
 
     def _values(self) -> dict[str, np.ndarray]:
         marks = self.board.marks

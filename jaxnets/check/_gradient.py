@@ -7,16 +7,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnets.check import _walk
+from jaxnets.check import _inputs, _walk
 from jaxnets.check._board import Board
 from jaxnets.check._causes import find
-from jaxnets.check._compare import Compared, Returned, compare_all
+from jaxnets.check._compare import Compared, Returned, compare_all, misfit
 from jaxnets.check._names import Given, call, is_floating, match
 from jaxnets.check._numeric import EPS
-from jaxnets.check._on_leaf import Context, Wrong, sizes_of
+from jaxnets.check._on_leaf import Context, Size, Wrong, sizes_of
 from jaxnets.check._precision import as_float64, double, narrowest
 from jaxnets.check._reference import FULL, Reference
-from jaxnets.check._report import WRONG, Leaf, Report
+from jaxnets.check._report import WRONG, CallerError, Leaf, Report
 
 
 def gradient(
@@ -40,11 +40,12 @@ def gradient(
     reference = Reference(f, given)
     returned, remarks = run_by_hand(by_hand, given)
     compared = compare_all(reference, returned)
-    leaves = explain(compared, reference)
+    leaves = explain(compared, reference, functools.cache(functools.partial(_one_less, f, by_hand, given, argnums)))
     reference_told = "autodiff without rules, in float64" if reference.by_autodiff else "differences in float64"
     if reference.by_autodiff:
         reference_told += ", confirmed by differences"
-    return Report(title(f, by_hand), leaves, remarks + reference.notes, reference=reference_told)
+    remarks += reference.notes + _inputs.remarks(reference)
+    return Report(title(f, by_hand), leaves, remarks, reference=reference_told)
 
 
 def drawn(args: Any) -> Sequence[Any]:
@@ -86,11 +87,13 @@ def _narrowest_in(by_hand, given, wide_args) -> float:
     return max(EPS, narrowest(program))
 
 
-def explain(compared: list[Compared], reference: Reference) -> list[Leaf]:
+def explain(
+    compared: list[Compared], reference: Reference, one_less: Callable[[Size], dict[str, float]] = lambda size: {}
+) -> list[Leaf]:
     """Leaves for the report, the wrong ones with their causes."""
     wrong = [_wrong(c, reference) for c in compared if c.verdict == WRONG]
     with reference.precision():
-        causes = find(wrong, _context(reference)) if wrong else {}
+        causes = find(wrong, _context(reference, one_less)) if wrong else {}
     return [
         Leaf(
             c.name, c.verdict, c.error, c.ulp, c.worst, causes.get(c.name, ()), None, c.limit / c.scale, c.remarks,
@@ -98,6 +101,27 @@ def explain(compared: list[Compared], reference: Reference) -> list[Leaf]:
         )
         for c in compared
     ]  # fmt: skip
+
+
+def _one_less(f, by_hand, given: Given, argnums, size: Size) -> dict[str, float]:
+    """By which factor each leaf is wrong where an axis of the data is one shorter; empty if that does not run."""
+    flat = [leaf for _, leaf in given.leaves]
+    for k in given.data():
+        for axis, n in enumerate(np.shape(flat[k])):
+            if n == size.n and (axis == 0) == size.first:
+                flat[k] = flat[k][(slice(None),) * axis + (slice(n - 1),)]
+    try:
+        shorter = Given(f, jax.tree.unflatten(given.structure, flat), argnums)
+        reference = Reference(f, shorter)
+        returned = run_by_hand(by_hand, shorter)[0]
+    except (CallerError, TypeError, ValueError):  # lengths that must agree: nothing is learned
+        return {}
+    got = returned.wide or returned.own
+    found = {}
+    for name, want in zip(reference.names, reference.gradients, strict=True):
+        if want is not None and name in got and misfit(got[name], want.shape) is None and np.any(want):
+            found[name] = abs(float(np.sum(np.asarray(got[name], np.float64) * want) / np.sum(want * want)))
+    return found
 
 
 def batches_of(given: Given) -> set[int]:
@@ -114,7 +138,7 @@ def _wrong(c: Compared, reference: Reference) -> Wrong:
     return Wrong(c.name, c.got, want, c.limit, c.raw, reference.x[i], c.own_only)
 
 
-def _context(reference: Reference) -> Context:
+def _context(reference: Reference, one_less: Callable[[Size], dict[str, float]]) -> Context:
     given = reference.given
     steps = [n for s in _walk.sites(reference.program) for n in s.lengths] if reference.program else []
     values = {name: np.asarray(leaf, np.float64) for name, leaf in given.leaves if is_floating(leaf)}
@@ -129,4 +153,4 @@ def _context(reference: Reference) -> Context:
         forms = slopes.forms() if slopes is not None else {}
         return {form: dict(zip(reference.names, gradients, strict=True)) for form, gradients in forms.items()}
 
-    return Context(sizes_of(given.leaves, steps), others, values, board, functools.cache(ties))
+    return Context(sizes_of(given, steps), others, values, reference.notes, board, functools.cache(ties), one_less)

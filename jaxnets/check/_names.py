@@ -84,6 +84,12 @@ class Given:
             raise TypeError(f"check: {which} must hold floating numbers to differentiate by; got {sorted(kinds)}")
         self.structure = jax.tree.structure(self.args)
 
+    def data(self) -> list[int]:
+        """The leaves that are data: of arguments not differentiated by; where all are, of all but the first."""
+        of_argument = [i for i, arg in enumerate(self.args) for _ in jax.tree.leaves(arg)]
+        parameters = set(self.argnums) if len(self.argnums) < len(self.args) else {0}
+        return [k for k, i in enumerate(of_argument) if i not in parameters]
+
     @property
     def wanted(self) -> list[str]:
         """Names of the leaves that are to have gradients."""

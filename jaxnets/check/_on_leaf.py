@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxnets.check._alter import softmax
 from jaxnets.check._board import Board
+from jaxnets.check._names import Given
 from jaxnets.check._report import Cause
 
 _LOOSE = 30  # an explanation may be off by this many times what a right leaf may be
@@ -29,29 +30,39 @@ class Wrong(NamedTuple):
         return float(np.max(np.abs(self.want), initial=0)) or 1.0
 
 
+class Size(NamedTuple):
+    """A length that a factor may be: of an axis, or of a scan."""
+
+    told: str
+    n: int
+    first: bool  # the first axis of its leaf
+    data: bool
+
+
 class Context(NamedTuple):
     """What is known beside the leaf."""
 
-    sizes: Mapping[str, int]  # what the lengths of axes are called: {"the batch (5)": 5}
+    sizes: Sequence[Size]
     others: Mapping[str, np.ndarray]  # the true gradients of all lines
     values: Mapping[str, np.ndarray]  # marks and arguments
+    notes: list[str]  # of the report
     board: Callable[[], Board | None]  # made when it is first needed
     ties: Callable[[], dict[str, dict[str, np.ndarray]]] = dict  # gradients by the way in which ties are given away
+    # The factor of each leaf where a length of the data is one less; empty where that cannot be run.
+    one_less: Callable[[Size], Mapping[str, float]] = lambda size: {}
 
 
-def sizes_of(leaves: Sequence[tuple[str, Any]], program_lengths: Sequence[int]) -> dict[str, int]:
-    """The lengths of axes, by what they are: {"axis 0 of x (5)": 5}."""
-    found: dict[str, int] = {}
-    seen: set[tuple[int, bool]] = set()
-    for name, leaf in leaves:
+def sizes_of(given: Given, steps: Sequence[int]) -> list[Size]:
+    """The lengths of axes, those of the data first, and of scans."""
+    found: dict[tuple[int, bool, bool], Size] = {}
+    data = given.data()
+    for k in (*data, *(k for k in range(len(given.leaves)) if k not in data)):
+        name, leaf = given.leaves[k]
         for axis, n in enumerate(np.shape(leaf)):
-            if (n, axis == 0) not in seen:
-                seen.add((n, axis == 0))
-                found[f"axis {axis} of {name} ({n})"] = n
-    for n in program_lengths:
-        if n not in found.values():
-            found[f"the steps of a scan ({n})"] = n
-    return found
+            key = n, axis == 0, k in data
+            found.setdefault(key, Size(f"axis {axis} of {name} ({n})", *key))
+    lengths = {size.n for size in found.values()}
+    return [*found.values(), *(Size(f"the steps of a scan ({n})", n, False, False) for n in {*steps} - lengths)]
 
 
 def on_the_leaf(w: Wrong, context: Context) -> Iterator[Cause]:
@@ -134,19 +145,34 @@ def _refits(raw: np.ndarray, shape: tuple[int, ...], context: Context) -> Iterat
             return
 
 
-def names_of(c: float, context: Context) -> Iterator[tuple[str, str]]:
-    """What a factor may be: (kind, words)."""
-    for name, n in context.sizes.items():
-        if n > 1:
-            for value, words in ((1.0 / n, f"1 / {name}"), (float(n), f"{name}"), (1 / n**2, f"1 / {name} squared")):
-                if abs(c / value - 1) < 1e-5:
-                    yield "scale", f"times {words}"
-                    if name.startswith("axis 0"):
-                        averaged = "averaged where it is to be summed" if c < 1 else "summed where it is to be averaged"
-                        yield "batch", f"{averaged}: times {words}"
-    for value, words in ((2.0, "2"), (0.5, "½"), (3.0, "3"), (4.0, "4"), (0.25, "¼"), (1 / 3, "⅓")):
-        if abs(c / value - 1) < 1e-5:
-            yield "scale", f"times {words}"
+_POWERS = {-1: "1 / {}", 1: "{}", -2: "1 / {} squared"}
+_NUMBERS = {2.0: "2", 0.5: "½", 3.0: "3", 4.0: "4", 0.25: "¼", 1 / 3: "⅓"}
+
+
+def _is(c: float, value: float) -> bool:
+    return abs(c / value - 1) < 1e-5
+
+
+def names_of(c: float, context: Context, leaf: str = "") -> list[tuple[str, str]]:
+    """What a factor may be: kinds and words. With a leaf's name, other lengths of the data tell some of them apart."""
+    fitting = [(size, p) for size in context.sizes for p in _POWERS if size.n > 1 and _is(c, float(size.n) ** p)]
+    confirmed, refuted = [], []
+    for size, power in fitting:
+        less = context.one_less(size).get(leaf) if leaf and size.data else None
+        if less is not None:
+            (confirmed if _is(less, float(size.n - 1) ** power) else refuted).append((size, power))
+    told = []
+    for size, power in confirmed or [f for f in fitting if f not in refuted]:
+        words = _POWERS[power].format(size.told)
+        seen = f"; with that axis one shorter, {_POWERS[power].format(size.n - 1)}" if confirmed else ""
+        told.append(("scale", f"times {words}{seen}"))
+        if size.first and (size.data or not any(other.data for other in context.sizes)):
+            averaged = "averaged where it is to be summed" if c < 1 else "summed where it is to be averaged"
+            told.append(("batch", f"{averaged}: times {words}{seen}"))
+    numbers = [("scale", f"times {words}") for value, words in _NUMBERS.items() if _is(c, value)]
+    if refuted and not confirmed and not numbers:
+        told.insert(0, ("scale", f"times {c:.6g}, and no other where {refuted[0][0].told} is shorter"))
+    return told if confirmed else told + numbers
 
 
 def _by_factor(w: Wrong, context: Context) -> Iterator[Cause]:
@@ -160,11 +186,11 @@ def _by_factor(w: Wrong, context: Context) -> Iterator[Cause]:
     if left is None or c == 0:
         return
     if c < 0:
-        yield Cause("sign", "the sign is exchanged" + ("" if abs(c + 1) < 1e-5 else f", and times {-c:.6g}"), left)
-    named = list(names_of(abs(c), context))
+        yield Cause("sign", "the sign is exchanged" + ("" if _is(c, -1) else f", and times {-c:.6g}"), left)
+    named = names_of(abs(c), context, w.name)
     for kind, detail in named:
         yield Cause(kind, detail, left)
-    if not named and abs(c + 1) > 1e-5:
+    if not named and not _is(c, -1):
         yield Cause("scale", f"times {abs(c):.6g}", left)
 
 
@@ -182,6 +208,8 @@ def _by_permutation(w: Wrong) -> Iterator[Cause]:
         length = w.got.shape[axis]
         if length < 2:
             continue
+        yield from _by_blocks(w, axis)
+        yield from _by_winner(w, axis)
         if (left := unexplained(w, np.flip(w.want, axis))) is not None:
             yield Cause("transpose", f"axis {axis} runs backwards", left)
         for by in {-2, -1, 1, 2} if length > 2 else {1}:
@@ -201,6 +229,36 @@ def _by_permutation(w: Wrong) -> Iterator[Cause]:
                 left = off / w.scale if off <= _LOOSE * w.limit and length > 3 else None
             if left is not None:
                 yield Cause("shift", f"moved by {by} along axis {axis}", left)
+
+
+def _by_winner(w: Wrong, axis: int) -> Iterator[Cause]:
+    """Along an axis one entry is to have it all: another has, or several have."""
+    won, given = w.want != 0, np.abs(w.got) > w.limit
+    if np.any(won.sum(axis) > 1) or np.any(won.any(axis) != given.any(axis)) or not np.any(won):
+        return
+    whole = np.where(given, w.want.sum(axis, keepdims=True), 0)
+    left = unexplained(w, whole)
+    if left is None or not np.any(np.abs(whole - w.want) > w.limit):
+        return
+    told = f"along axis {axis} " + ("several entries get it in full" if np.any(given.sum(axis) > 1) else "another wins")
+    if w.value is not None and w.value.shape == w.got.shape:
+        best = np.where(won, w.value, 0).sum(axis, keepdims=True)
+        if np.all(np.abs(w.value - best)[given] <= 1e-6 * np.max(np.abs(w.value))):
+            yield Cause("tie", f"{told}, of the same value", left)
+            return
+    yield Cause("place", f"{told}: at {np.argwhere(given & ~won)[0].tolist()} first", left)
+
+
+def _by_blocks(w: Wrong, axis: int) -> Iterator[Cause]:
+    """Blocks of an axis, as of gates beside each other, stand in another order."""
+    for count in (2, 3, 4):
+        if w.want.shape[axis] % count == 0 and w.want.shape[axis] > count:
+            blocks = np.split(w.want, count, axis)
+            for order in itertools.permutations(range(count)):
+                left = unexplained(w, np.concatenate([blocks[k] for k in order], axis))
+                if left is not None:
+                    told = f"the {count} blocks of axis {axis} stand in the order {order}"
+                    yield Cause("place", told, left)
 
 
 def _by_difference(w: Wrong, context: Context) -> Iterator[Cause]:
