@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.check import _walk
+from jaxnets.check._alike import moved, softmax
 from jaxnets.check._alter import (
     ARRIVING,
     Factor,
@@ -24,17 +25,14 @@ from jaxnets.check._alter import (
     Turned,
     arrives,
     can_turn,
-    moved,
     operands_of,
-    options,
     share_shape,
-    softmax,
     substitute_shape,
     substituted,
-    truncations,
     turned,
     weighted,
 )
+from jaxnets.check._options import options, truncations
 from jaxnets.check._unrolled import Alteration, alterations
 from jaxnets.check._walk import Place, bind, is_float
 

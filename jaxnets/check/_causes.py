@@ -11,11 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxnets.check._board import Board
-from jaxnets.check._on_leaf import Context, Wrong, by_entries, by_value, names_of, on_the_leaf, unexplained
+from jaxnets.check._by_value import by_value
+from jaxnets.check._on_leaf import by_entries, names_of, on_the_leaf
 from jaxnets.check._progress import progress
 from jaxnets.check._report import KINDS, Cause
 from jaxnets.check._unrolled import Alteration
 from jaxnets.check._walk import source
+from jaxnets.check._wrong import Context, Wrong, unexplained
 
 _ROUNDING = 1e-9  # two explanations that leave less are equally good
 SECONDS = 60.0  # for trying alterations; what has been found by then is told

@@ -15,10 +15,10 @@ from jaxnets.check._compare import FORMULA, ROUNDINGS, dtype_name, misfit, worst
 from jaxnets.check._gradient import batches_of, drawn, title
 from jaxnets.check._names import Given, call, is_floating, names_matching
 from jaxnets.check._numeric import EPS
-from jaxnets.check._on_leaf import Context, Wrong, sizes_of
 from jaxnets.check._precision import as_float64, double
 from jaxnets.check._reference import Reference
 from jaxnets.check._report import RIGHT, UNDECIDABLE, WRONG, Leaf, Report
+from jaxnets.check._wrong import Context, Wrong, sizes_of
 
 
 def mark(name: str, x: Any) -> Any:
@@ -271,7 +271,7 @@ class _Judge:
                 causes.get(name, ()),
                 None,
                 0.0,
-                (fits[name],),
+                () if causes.get(name) else (fits[name],),
                 want=expected[name],
             )
         own = np.asarray(self.own[name], np.float64)

@@ -13,10 +13,10 @@ from jaxnets.check._causes import find
 from jaxnets.check._compare import Compared, Returned, compare_all, misfit
 from jaxnets.check._names import Given, call, is_floating, match
 from jaxnets.check._numeric import EPS
-from jaxnets.check._on_leaf import Context, Size, Wrong, sizes_of
 from jaxnets.check._precision import as_float64, double, narrowest
 from jaxnets.check._reference import FULL, Reference
 from jaxnets.check._report import WRONG, CallerError, Leaf, Report
+from jaxnets.check._wrong import Context, Size, Wrong, sizes_of
 
 
 def gradient(

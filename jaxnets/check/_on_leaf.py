@@ -1,68 +1,13 @@
 """Why is a leaf wrong, as far as the leaf itself shows it: a factor, a transpose, a shift, a constant, some entries."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 
-from jaxnets.check._alter import softmax
-from jaxnets.check._board import Board
-from jaxnets.check._names import Given
+from jaxnets.check._by_value import by_value
 from jaxnets.check._report import Cause
-
-_LOOSE = 30  # an explanation may be off by this many times what a right leaf may be
-
-
-class Wrong(NamedTuple):
-    """A wrong leaf, with what its explanation may draw on."""
-
-    name: str
-    got: Any  # None where its form is wrong
-    want: np.ndarray
-    limit: float
-    raw: Any = None  # as it came back, where its form is wrong
-    value: np.ndarray | None = None  # of the parameter or mark itself
-    own_only: bool = False
-
-    @property
-    def scale(self) -> float:
-        return float(np.max(np.abs(self.want), initial=0)) or 1.0
-
-
-class Size(NamedTuple):
-    """A length that a factor may be: of an axis, or of a scan."""
-
-    told: str
-    n: int
-    first: bool  # the first axis of its leaf
-    data: bool
-
-
-class Context(NamedTuple):
-    """What is known beside the leaf."""
-
-    sizes: Sequence[Size]
-    others: Mapping[str, np.ndarray]  # the true gradients of all lines
-    values: Mapping[str, np.ndarray]  # marks and arguments
-    notes: list[str]  # of the report
-    board: Callable[[], Board | None]  # made when it is first needed
-    ties: Callable[[], dict[str, dict[str, np.ndarray]]] = dict  # gradients by the way in which ties are given away
-    # The factor of each leaf where a length of the data is one less; empty where that cannot be run.
-    one_less: Callable[[Size], Mapping[str, float]] = lambda size: {}
-
-
-def sizes_of(given: Given, steps: Sequence[int]) -> list[Size]:
-    """The lengths of axes, those of the data first, and of scans."""
-    found: dict[tuple[int, bool, bool], Size] = {}
-    data = given.data()
-    for k in (*data, *(k for k in range(len(given.leaves)) if k not in data)):
-        name, leaf = given.leaves[k]
-        for axis, n in enumerate(np.shape(leaf)):
-            key = n, axis == 0, k in data
-            found.setdefault(key, Size(f"axis {axis} of {name} ({n})", *key))
-    lengths = {size.n for size in found.values()}
-    return [*found.values(), *(Size(f"the steps of a scan ({n})", n, False, False) for n in {*steps} - lengths)]
+from jaxnets.check._wrong import LOOSE, Context, Wrong, unexplained
 
 
 def on_the_leaf(w: Wrong, context: Context) -> Iterator[Cause]:
@@ -85,15 +30,6 @@ def on_the_leaf(w: Wrong, context: Context) -> Iterator[Cause]:
     yield from _flipped(w)
     yield from _by_exchange(w, context)
     yield from by_value(w, context.values)
-
-
-def unexplained(w: Wrong, candidate: np.ndarray) -> float | None:
-    """What a candidate leaves unexplained, relative; None if more than rounding."""
-    if candidate.shape != w.got.shape or not np.all(np.isfinite(candidate)):
-        return None
-    off = float(np.max(np.abs(w.got - candidate), initial=0))
-    reach = max(w.limit, 1e-7 * float(np.max(np.abs(w.got), initial=0)))
-    return off / w.scale if off <= _LOOSE * reach else None
 
 
 def _by_form(w: Wrong, context: Context) -> Iterator[Cause]:
@@ -146,6 +82,8 @@ def _refits(raw: np.ndarray, shape: tuple[int, ...], context: Context) -> Iterat
 
 
 _POWERS = {-1: "1 / {}", 1: "{}", -2: "1 / {} squared"}
+
+
 _NUMBERS = {2.0: "2", 0.5: "½", 3.0: "3", 4.0: "4", 0.25: "¼", 1 / 3: "⅓"}
 
 
@@ -226,7 +164,7 @@ def _by_permutation(w: Wrong) -> Iterator[Cause]:
                 and np.any(inner + np.moveaxis(rolled, axis, 0)[slice(by, None) if by > 0 else slice(0, by)])
             ):
                 off = float(np.max(np.abs(inner)))
-                left = off / w.scale if off <= _LOOSE * w.limit and length > 3 else None
+                left = off / w.scale if off <= LOOSE * w.limit and length > 3 else None
             if left is not None:
                 yield Cause("shift", f"moved by {by} along axis {axis}", left)
 
@@ -294,7 +232,7 @@ def by_entries(w: Wrong) -> Iterator[Cause]:
             where = f"those with index {rows[:5].tolist()}{'…' * (len(rows) > 5)} on axis {axis}"
     g, e = w.got[off], w.want[off]
     few = count <= max(3, w.got.size // 4)
-    reach = _LOOSE * w.limit
+    reach = LOOSE * w.limit
     c = float(np.sum(g * e) / (np.sum(e * e) or 1.0))
     if np.all(np.abs(g + e) <= reach):
         return
@@ -320,7 +258,7 @@ def _flipped(w: Wrong) -> Iterator[Cause]:
     """The sign is wrong in some entries only."""
     off = np.abs(w.got - w.want) > w.limit
     rest = float(np.max(np.abs(w.got + w.want)[off], initial=0))
-    if 0 < off.sum() < w.got.size and rest <= _LOOSE * w.limit:
+    if 0 < off.sum() < w.got.size and rest <= LOOSE * w.limit:
         first = np.argwhere(off)[0].tolist()
         yield Cause(
             "sign",
@@ -346,79 +284,3 @@ def _by_exchange(w: Wrong, context: Context) -> Iterator[Cause]:
         left = unexplained(w, np.asarray(other))
         if left is not None and np.any(other):
             yield Cause("place", f"this is the gradient of {name}", left)
-
-
-_SATURATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "{}": lambda q: q,
-    "1 − {}": lambda q: 1 - q,
-    "{}²": lambda q: q * q,
-    "1 − {}²": lambda q: 1 - q * q,
-    "{0} (1 − {0})": lambda q: q * (1 - q),
-    "1 − tanh²({})": lambda q: 1 - np.tanh(q) ** 2,
-    "σ({0}) (1 − σ({0}))": lambda q: 0.25 / np.cosh(np.clip(q / 2, -300, 300)) ** 2,
-}
-
-
-_SATURATIONS |= {
-    "softmax({})": softmax,
-    "1 − softmax({})": lambda q: 1 - softmax(q),
-    "softmax({0}) (1 − softmax({0}))": lambda q: softmax(q) * (1 - softmax(q)),
-}
-_DERIVATIVES = ("1 − {}²", "{0} (1 − {0})", "1 − tanh²({})", "σ({0}) (1 − σ({0}))")
-_MOST = 20_000  # entries up to which every pair of factors is tried
-
-
-def by_value(w: Wrong, values: Mapping[str, np.ndarray], alone: bool = False) -> Iterator[Cause]:
-    """A factor too much, too few, or another than it should be, made from values that fit the leaf's shape."""
-    if not 2 <= w.got.size <= _MOST:
-        return
-    factors: list[tuple[str, str, np.ndarray]] = [("", "", np.ones(()))]
-    for name, q in values.items():
-        for fitted in _fitted(np.asarray(q, np.float64), w.got.shape):
-            for form, make in itertools.islice(_SATURATIONS.items(), 4 if alone else None):
-                with np.errstate(all="ignore"):
-                    d = make(fitted)
-                if np.all(np.isfinite(d)) and np.ptp(d):
-                    factors.append((name, form, d))
-                    if w.value is not None and np.array_equal(q, w.value) and form in _DERIVATIVES:
-                        yield from _taken_at_the_leaf(w, d, form.format(name))
-    for (name, form, d), (other, other_form, e) in itertools.permutations(factors[: None if alone else 60], 2):
-        if alone and name and other:
-            continue  # many values: each by itself
-        # got · e = want · d: the factor d is there, where e should be
-        difference = w.got * e - w.want * d
-        reach = _LOOSE * max(w.limit, 1e-7 * w.scale) * max(1.0, float(np.max(np.abs(e))))
-        if float(np.max(np.abs(difference))) > reach or not np.any(w.got):
-            continue
-        left = float(np.max(np.abs(difference))) / w.scale
-        there, lacking = form.format(name), other_form.format(other)
-        if not other:
-            yield Cause("factor", f"{there} is there once too often", left)
-        elif not name:
-            yield Cause("factor", f"{lacking} is missing", left)
-        else:
-            kind = "place" if form == other_form or (form in _DERIVATIVES and other_form in _DERIVATIVES) else "factor"
-            yield Cause(kind, f"{there} stands where {lacking} should", left)
-
-
-def _fitted(q: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """A value as it can be multiplied with a leaf: along its last axes, or along its first."""
-    if q.size < 2 or q.ndim > len(shape):
-        return
-    first = q.reshape(q.shape + (1,) * (len(shape) - q.ndim))
-    for placed in (q,) if q.ndim == len(shape) else (q, first):
-        ends = zip(placed.shape[::-1], shape[::-1], strict=False)
-        if all(n in (1, m) for n, m in ends):
-            yield np.broadcast_to(placed, shape)
-
-
-def _taken_at_the_leaf(w: Wrong, d: np.ndarray, told: str) -> Iterator[Cause]:
-    rest = np.where(d != 0, w.got / np.where(d == 0, 1, d), 0)
-    for axis in range(rest.ndim):
-        if rest.shape[axis] < 2:
-            continue
-        uneven = float(np.max(np.abs(rest - np.take(rest, [0], axis))))
-        if np.any(rest) and uneven <= 1e-6 * float(np.max(np.abs(rest))):
-            told = f"{told} is taken at the parameter, not at a result"
-            yield Cause("place", f"{told}; and what it multiplies is the same all along axis {axis}", uneven / w.scale)
-            return

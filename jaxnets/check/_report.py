@@ -177,8 +177,10 @@ def _table(report: Report) -> Iterator[str]:
             yield f"  {'':<{width}}    no single mistake that was tried explains it"
         for remark in leaf.remarks:
             yield f"  {'':<{width}}    {remark}"
-    for name in report.not_compared:
-        yield f"  not compared: {name}"
+    together = ", ".join(report.not_compared)
+    for told in [together] if len(together) < 80 else report.not_compared:
+        if told:
+            yield f"  not compared: {told}"
     for remark in report.remarks:
         yield f"  note: {remark}"
     if report.reference:

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnets.check._alter import BY_RESULT, Option, Stored, replaced
+from jaxnets.check._alter import Option, Stored, replaced
+from jaxnets.check._local import BY_RESULT
 from jaxnets.check._walk import Place, Site, line_of, source
 
 _LONGEST = 32  # steps up to which every way of cutting them is tried

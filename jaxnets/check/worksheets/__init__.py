@@ -9,6 +9,7 @@ Letters are those of the page. `L` is a log-likelihood where the authors maximis
 import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -50,7 +51,7 @@ class Case(NamedTuple):
 
     def told(self, found: Report | CallerError) -> dict[str, Any]:
         """What was found, in a few words."""
-        verdict, line, cause = ERROR, None, str(found)
+        verdict, line, cause = ERROR, None, str(found).replace(d.__file__, Path(d.__file__).name)
         if isinstance(found, Report):
             verdict, line = (RIGHT if found.ok else WRONG), found.first
             cause = str(next(iter(found[line].causes), "")) if line else ""
