@@ -83,7 +83,8 @@ def test_custom_jvp_rules_too():
 def test_a_branch_not_taken_is_not_met():
     f = square()
     report = check.rules(lambda x: lax.cond(x[0] > 100, f, lambda x: x, x), (X,))
-    assert report.ok
+    assert not report.wrong
+    assert not report.ok
     assert report.not_compared == [next(r for r in report.not_compared if r.startswith("square: not met"))]
 
 
@@ -93,13 +94,15 @@ def test_a_rule_that_raises_is_not_wrong():
 
     f = ruled(lambda x: x * 2, lambda x: (x * 2, x), bwd)
     report = check.rules(lambda x: f(x).sum(), (X,))
-    assert report.ok
+    assert not report.wrong
+    assert not report.ok
     assert "no derivative of this" in report.not_compared[0]
 
 
 def test_a_function_without_rules_says_so():
     report = check.rules(lambda x: jnp.sum(x * x), (X,))
-    assert report.ok
+    assert not report.wrong
+    assert not report.ok
     assert "no custom_vjp" in report.remarks[0]
 
 
@@ -207,7 +210,7 @@ OURS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])  # the formula is judged in float64 either way
 @pytest.mark.parametrize("net", OURS)
 def test_our_own_rules(net, dtype):
     report = check.rules(*OURS[net](jnp.dtype(dtype)))

@@ -105,13 +105,14 @@ def substitute_shape(site: _walk.Site, j: int) -> tuple[int, ...] | None:
 
 def weighted(operand: Any, weight: Any) -> Any:
     """An operand that hands back its share times a weight."""
-    return lax.stop_gradient(operand) + weight * delta(operand)
+    return lax.stop_gradient(operand) + jnp.asarray(weight, operand.dtype) * delta(operand)
 
 
 def turned(eqn: Any, operands: list[Any], j: int, weight: Any) -> Any:
     """Zero, which hands back to operand `j` what it would if the adjoint that arrives were transposed."""
     alone = [delta(o) if k == j else lax.stop_gradient(o) for k, o in enumerate(operands)]
-    return weight * jnp.swapaxes(bind(eqn, alone)[0], -1, -2)
+    (alone,) = bind(eqn, alone)
+    return jnp.asarray(weight, alone.dtype) * jnp.swapaxes(alone, -1, -2)
 
 
 def can_turn(eqn: Any) -> bool:
@@ -123,6 +124,7 @@ def can_turn(eqn: Any) -> bool:
 def substituted(eqn: Any, operands: list[Any], j: int, value: Any) -> Any:
     """Zero, which hands back to operand `j` what it would with another local derivative or other factor."""
     name = eqn.primitive.name
+    value = jnp.asarray(value, operands[1 - j if name in LINEAR else j].dtype)
     if name in LINEAR:
         both = [delta(o) if k == j else value for k, o in enumerate(operands)]
         return bind(eqn, both)[0]

@@ -217,6 +217,7 @@ class _Altered:
             return bind(eqn, operands), None
         if "probe" in given:
             (out,) = bind(eqn, operands)
+            given = {name: value.astype(out.dtype) for name, value in given.items()}
             return [_swap(out, given["bar"], given["probe"]) if "bar" in given else out + given["probe"]], None
         shares = [weighted(o, given["weights"][j]) if j in given["weights"] else o for j, o in enumerate(operands)]
         (out,) = bind(eqn, shares)

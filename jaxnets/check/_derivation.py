@@ -11,13 +11,13 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxnets.check import _inputs, _walk
 from jaxnets.check._board import Board
 from jaxnets.check._causes import find
-from jaxnets.check._compare import FORMULA, ROUNDINGS, dtype_name, misfit, worst_of
+from jaxnets.check._compare import BLUNT, FORMULA, ROUNDINGS, dtype_name, misfit, worst_of
 from jaxnets.check._gradient import batches_of, drawn, title
 from jaxnets.check._names import Given, call, is_floating, names_matching
 from jaxnets.check._numeric import EPS
 from jaxnets.check._precision import as_float64, double
 from jaxnets.check._reference import Reference
-from jaxnets.check._report import RIGHT, UNDECIDABLE, WRONG, Leaf, Report
+from jaxnets.check._report import KINK, RIGHT, UNDECIDABLE, WRONG, Leaf, Report
 from jaxnets.check._wrong import Context, Wrong, sizes_of
 
 
@@ -176,10 +176,16 @@ class _Judge:
         )
         expected = local.truth()
         wrong = [n for n in lines if fits[n] is not None or self._off(n, self.true[n])]
+        self.at_kink = self._at_kink([n for n in wrong if n in whole and self._off(n, expected[n])], swaps)
+        wrong = [n for n in wrong if n not in self.at_kink]
         roots = [n for n in wrong if n not in broken[1:] and (fits[n] is not None or self._off(n, expected[n]))]
         follows = {n: broken[0] if n in broken else self._follows(n, roots, swaps) for n in wrong if n not in roots}
         lost = [n for n in wrong if n not in roots and follows[n] is None]
-        roots += lost
+        if self.at_kink:  # wrong only as lines at a kink are: by what these hand on
+            self.at_kink |= set(lost)
+            wrong = [n for n in wrong if n not in lost]
+        else:
+            roots += lost
         causes = self._causes(roots, expected, fits, local)
         leaves = [self._leaf(n, wrong, roots, follows, fits, causes, expected) for n in lines]
         missing = [n for n in self.order if n not in self.numbers]
@@ -193,6 +199,14 @@ class _Judge:
             not_compared,
             "autodiff without rules, in float64, with the caller's own lines put in",
         )
+
+    def _at_kink(self, names: list[str], swaps: dict[str, np.ndarray]) -> set[str]:
+        """Which of these lines are right where at every kink all goes to the first winner or side, or to the last."""
+        slopes = self.reference.kinks()[0] if names else None
+        if slopes is None:
+            return set()
+        boards = [Board(p, self.reference.x, self.reference.names, swaps) for p in slopes.programs()]
+        return {n for truth in [b.truth() for b in boards] for n in names if not self._off(n, truth[n])}
 
     def _asked(self, name: str) -> bool:
         """A parameter that backward leaves out counts as missing where others of its argument are returned."""
@@ -282,11 +296,17 @@ class _Judge:
         scale = scale if scale > limit else limit / FORMULA[self.kind] if limit else 1.0
         off = np.abs(got - base)
         verdict, remarks = (WRONG if name in wrong else RIGHT), []
+        if name in self.at_kink:
+            verdict = KINK
+            remarks.append(f"at a kink ({'; '.join(self.reference.kinks()[1][:3])}): accepted on either side")
         if not np.all(np.isfinite(base)) and verdict == RIGHT:
             verdict = UNDECIDABLE
         if verdict == RIGHT and not np.all(np.isfinite(own)):
             verdict = WRONG
             remarks.append("right in float64, not finite in its own precision")
+        if verdict == RIGHT and self.wide is not None and self._strays(name, own, base):
+            verdict, got = WRONG, own
+            remarks.append("right in float64, another formula in its own precision")
         error = float(np.max(np.where(np.isnan(off), np.inf, off), initial=0)) / scale
         eps = _eps(self.kinds[name] if _eps(self.kinds[name]) > _eps(self.kind) else self.kind)
         earlier = None if name in roots else follows.get(name)
@@ -294,6 +314,13 @@ class _Judge:
             name, verdict, error, error / eps, worst_of(off), causes.get(name, ()), earlier, limit / scale,
             tuple(remarks), got, base, self._source(name),
         )  # fmt: skip
+
+    def _strays(self, name: str, own: np.ndarray, base: np.ndarray) -> bool:
+        """In its own precision a line may have lost digits to what cancels in it, but no more than that."""
+        top = max(float(np.max(np.abs(t[np.isfinite(t)]), initial=0)) for t in self.true.values())
+        scale = float(np.max(np.abs(base), initial=0))
+        lost = ROUNDINGS[self.kind] * _eps(self.kind) * top + 100 * float(jnp.finfo(self.kind).smallest_subnormal)
+        return not self.reference.jumps and bool(np.max(np.abs(own - base), initial=0) > BLUNT * scale + lost)
 
     def _source(self, name: str) -> str | None:
         for p, mark_name in self.board.marks.items():

@@ -41,11 +41,8 @@ def gradient(
     returned, remarks = run_by_hand(by_hand, given)
     compared = compare_all(reference, returned)
     leaves = explain(compared, reference, functools.cache(functools.partial(_one_less, f, by_hand, given, argnums)))
-    reference_told = "autodiff without rules, in float64" if reference.by_autodiff else "differences in float64"
-    if reference.by_autodiff:
-        reference_told += ", confirmed by differences"
     remarks += reference.notes + _inputs.remarks(reference)
-    return Report(title(f, by_hand), leaves, remarks, reference=reference_told)
+    return Report(title(f, by_hand), leaves, remarks, reference=reference.told)
 
 
 def drawn(args: Any) -> Sequence[Any]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.check import _walk
+from jaxnets.check._names import is_key
 from jaxnets.check._reference import Reference, describe
 
 _FLAT = {"tanh": lambda q: 1 - q * q, "logistic": lambda q: q * (1 - q)}
@@ -37,6 +38,8 @@ def _of_values(reference: Reference) -> Iterator[str]:
         s.eqn.primitive.name == "gather" for s in _walk.sites(reference.program)
     )
     for name, leaf in reference.given.leaves:
+        if is_key(leaf):
+            continue
         x = np.asarray(leaf)
         if not 1 < x.size <= _LARGE or x.dtype.kind == "O":
             continue

@@ -149,7 +149,7 @@ class Slopes:
     """The gradients that a choice at each kink may give."""
 
     def __init__(self, closed: Any, args: list[Any], kinks: list[Met], near: float):
-        self.kinks, self.args = kinks, args
+        self.closed, self.kinks, self.args, self.near = closed, kinks, args, near
         zero = {k.site.place: jnp.zeros_like(k.share) for k in kinks}
 
         def grad(args, given):
@@ -228,9 +228,18 @@ class Slopes:
     def forms(self) -> dict[str, list[np.ndarray]]:
         """Ways in which people give a tie's gradient away: to the first winner, the last, or to each in full."""
         with double():
-            return self._forms()
+            return {name: [np.asarray(g) for g in self._grad(self.args, given)] for name, given in self._ways().items()}
 
-    def _forms(self):
+    def programs(self) -> list[Any]:
+        """The program itself, all to the first winner or side at its kinks, and all to the last."""
+        return [
+            _walk.trace(
+                lambda args, given=given: _walk.run(self.closed, args, Kinks(self.near), given)[0][0], self.args
+            )
+            for given in list(self._ways().values())[:2]
+        ]
+
+    def _ways(self) -> dict[str, dict[_walk.Place, Any]]:
         first, last, every, none = {}, {}, {}, {}
         for kink in self.kinks:
             place, tied, share = kink.site.place, np.asarray(kink.tied, float), np.asarray(kink.share, float)
@@ -249,6 +258,5 @@ class Slopes:
                 a, b = tied, np.zeros_like(tied)
             for form, weight in ((first, a), (last, b), (every, tied), (none, np.zeros_like(tied))):
                 form[place] = jnp.asarray(np.where(tied > 0, weight - share, 0), kink.share.dtype)
-        forms = {"to the first winner": first, "to the last winner": last, "in full to every winner": every}
-        forms["to none of the winners"] = none
-        return {name: [np.asarray(g) for g in self._grad(self.args, given)] for name, given in forms.items()}
+        ways = {"to the first winner": first, "to the last winner": last, "in full to every winner": every}
+        return ways | {"to none of the winners": none}

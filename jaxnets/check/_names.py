@@ -53,6 +53,11 @@ def is_floating(leaf: Any) -> bool:
     return isinstance(leaf, float) if dtype is None else bool(jnp.issubdtype(dtype, jnp.floating))
 
 
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is a key for random numbers, which is no number itself."""
+    return bool(jnp.issubdtype(getattr(leaf, "dtype", np.float64), jax.dtypes.extended))
+
+
 class Given:
     """The arguments of a function: their leaves by name, and copies of the arguments with other leaves."""
 
@@ -64,6 +69,8 @@ class Given:
             )
         self.args, self.single = tuple(args), isinstance(argnums, int)
         numbers = range(len(args)) if argnums is None else [argnums] if isinstance(argnums, int) else argnums
+        if isinstance(numbers, str) or not all(isinstance(i, int) for i in numbers):
+            raise TypeError(f"check: argnums must be a number, several, or None; got {argnums!r}")
         if any(not -len(args) <= i < len(args) for i in numbers):
             raise ValueError(f"check: argnums must lie within the {len(args)} arguments; got {argnums!r}")
         self.argnums = [i % len(args) for i in numbers]
@@ -80,8 +87,11 @@ class Given:
         self.chosen = [k for i in self.argnums for k in numbers_of[i]]  # in the order asked for
         if argnums is not None and not self.chosen:
             which = ", ".join(self.names[i] for i in self.argnums)
-            kinds = {str(np.asarray(self.leaves[k][1]).dtype) for k in range(len(self.leaves))}
-            raise TypeError(f"check: {which} must hold floating numbers to differentiate by; got {sorted(kinds)}")
+            asked = [leaf for i in self.argnums for leaf in jax.tree.leaves(self.args[i])]
+            kinds = sorted({str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in asked})
+            raise TypeError(
+                f"check: {which} must hold floating numbers to differentiate by; got {', '.join(kinds) or 'nothing'}"
+            )
         self.structure = jax.tree.structure(self.args)
 
     def data(self) -> list[int]:

@@ -26,10 +26,13 @@ def size_of(x: np.ndarray) -> float:
     return float(np.max(np.abs(x), initial=0)) or 1.0
 
 
-def slope(f: _Function, x: Sequence[np.ndarray], leaf: int, direction: np.ndarray, at_x: float) -> Slope:
+def slope(
+    f: _Function, x: Sequence[np.ndarray], leaf: int, direction: np.ndarray, at_x: float, eps: float = EPS
+) -> Slope:
     """Derivative of `f` where `x[leaf]` moves along `direction`, by Richardson's extrapolation of central differences.
 
     The steps go down by factors of 8; of all extrapolations the one is taken that differs least from its neighbours.
+    `eps` is the rounding of the narrowest float that `f` computes with.
     """
     unit = size_of(x[leaf]) / (np.max(np.abs(direction), initial=0) or 1.0)
     right, left, table, best = [], [], [], (np.nan, np.inf)
@@ -40,7 +43,7 @@ def slope(f: _Function, x: Sequence[np.ndarray], leaf: int, direction: np.ndarra
         right.append((up - at_x) / step)
         left.append((at_x - down) / step)
         row = [(up - down) / (2 * step)]
-        rounding = 4 * EPS * largest / step
+        rounding = 4 * eps * largest / step
         for m, coarser in enumerate(table[-1] if table else []):
             row.append((64 ** (m + 1) * row[m] - coarser) / (64 ** (m + 1) - 1))
             bar = max(abs(row[-1] - row[-2]), abs(row[-1] - coarser)) + rounding
@@ -48,8 +51,9 @@ def slope(f: _Function, x: Sequence[np.ndarray], leaf: int, direction: np.ndarra
                 best = (row[-1], bar)
         table.append(row)
     # One-sided: the error of a difference over h is linear in h, so two steps cancel it.
-    above, below = ((8 * side[5] - side[4]) / 7 for side in (right, left))
-    noise = 64 * EPS * largest / (_STEPS[5] * unit)
+    k = 5 if eps < 1e-12 else 2
+    above, below = ((8 * side[k] - side[k - 1]) / 7 for side in (right, left))
+    noise = 64 * eps * largest / (_STEPS[k] * unit)
     kinked = bool(abs(above - below) > 1e-5 * max(abs(above), abs(below)) + noise)
     return Slope(float(best[0]), float(best[1]), float(below), float(above), kinked)
 
@@ -74,11 +78,22 @@ def _moved(x: Sequence[np.ndarray], leaf: int, by: np.ndarray) -> list[np.ndarra
         return [a + by if i == leaf else a for i, a in enumerate(x)]
 
 
+def roughness(f: _Function, x: Sequence[np.ndarray], at_x: float) -> float:
+    """The relative error with which `f` is computed, from differences of high order over steps too small to matter."""
+    rng = np.random.default_rng(5)
+    directions = [rng.normal(size=a.shape) * size_of(a) for a in x]
+    rough = 0.0
+    for step in (1e-6, 1e-4):
+        points = [float(f([a + k * step * d for a, d in zip(x, directions, strict=True)])) for k in range(7)]
+        rough = max(rough, abs(float(np.diff(points, 6)[0])) / np.sqrt(924.0))
+    return rough / abs(at_x) if at_x and np.isfinite(rough) else 0.0
+
+
 def best_slope(
-    f: _Function, x: Sequence[np.ndarray], leaf: int, direction: np.ndarray, at_x: float, complex_too: bool
+    f: _Function, x: Sequence[np.ndarray], leaf: int, direction: np.ndarray, at_x: float, complex_too: bool, eps: float
 ) -> Slope:
     """Differences, sharpened by a complex step where that works and the differences agree with it."""
-    found = slope(f, x, leaf, direction, at_x)
+    found = slope(f, x, leaf, direction, at_x, eps)
     if complex_too and not found.kinked:
         sharp = complex_slope(f, x, leaf, direction)
         if sharp is not None and abs(sharp - found.value) <= 10 * found.bar + 1e-9 * abs(found.value):
@@ -87,14 +102,15 @@ def best_slope(
 
 
 def gradient(
-    f: _Function, x: Sequence[np.ndarray], leaf: int, at_x: float, complex_too: bool
+    f: _Function, x: Sequence[np.ndarray], leaf: int, at_x: float, complex_too: bool, eps: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Entry by entry: values, bars, and the one-sided slopes from below and from above."""
+    """Entry by entry: values, bars, and the one-sided slopes from below and from above where these differ."""
     entries = []
     for index in np.ndindex(x[leaf].shape):
         direction = np.zeros(x[leaf].shape)
         direction[index] = 1.0
-        entries.append(best_slope(f, x, leaf, direction, at_x, complex_too))
+        found = best_slope(f, x, leaf, direction, at_x, complex_too, eps)
+        entries.append(found if found.kinked else found._replace(left=found.value, right=found.value))
     columns = np.array([e[:4] for e in entries], float).reshape((*x[leaf].shape, 4))
     value, bar, left, right = np.moveaxis(columns, -1, 0)
     return value, bar, left, right

@@ -22,7 +22,11 @@ def on_the_leaf(w: Wrong, context: Context) -> Iterator[Cause]:
         yield Cause("nan", count + more, float("inf"))
         return
     if w.own_only:
-        yield Cause("constant", "rounding: the formula is right in float64 but loses its digits in this dtype", 0.0)
+        yield Cause(
+            "constant",
+            "right in float64, wrong in its own precision: digits are lost, or the formula is another one there",
+            0.0,
+        )
         return
     yield from _by_factor(w, context)
     yield from _by_permutation(w)
@@ -48,10 +52,10 @@ def _by_form(w: Wrong, context: Context) -> Iterator[Cause]:
     if as_float is not None:
         for kind, detail, candidate in _refits(as_float, w.want.shape, context):
             fits = w._replace(got=candidate)
-            left = unexplained(fits, w.want)
+            left = unexplained(fits, w.want, of_form=True)
             if left is not None:
                 yield Cause(kind, f"{detail} ({told})", left)
-            elif (left := unexplained(fits, -w.want)) is not None:
+            elif (left := unexplained(fits, -w.want, of_form=True)) is not None:
                 yield Cause(kind, f"{detail} and the sign exchanged ({told})", left)
     yield Cause("shape", told, float("inf"))
 
@@ -129,7 +133,7 @@ def _by_factor(w: Wrong, context: Context) -> Iterator[Cause]:
     for kind, detail in named:
         yield Cause(kind, detail, left)
     if not named and not _is(c, -1):
-        yield Cause("scale", f"times {abs(c):.6g}", left)
+        yield Cause("scale", f"times {abs(c):.{6 if abs(abs(c) - 1) > 1e-4 else 10}g}", left)
 
 
 def _by_permutation(w: Wrong) -> Iterator[Cause]:

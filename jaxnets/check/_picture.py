@@ -20,12 +20,25 @@ _ORDER = [WRONG, UNDECIDABLE, KINK, RIGHT]
 _NOT_A_NUMBER = "#e000e0"
 
 
+_ENDINGS = (".png", ".svg", ".pdf", ".jpg")
+
+
 def save(report: "Report", path: str | Path) -> None:
     """Draw |hand-written − true| / scale of each leaf into a file; its ending says in which format."""
+    can_be_drawn(path)
     figure = _figure(report)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a name may hold letters that the font has not
         figure.savefig(path, dpi=110)
+
+
+def can_be_drawn(path: str | Path) -> None:
+    """An error where no picture could be written to this path."""
+    path = Path(path)
+    if path.suffix.lower() not in _ENDINGS:
+        raise ValueError(f"picture: expected a file that ends with {', '.join(_ENDINGS)}; got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"picture: there is no folder {str(path.parent)!r}")
 
 
 def _figure(report: "Report") -> Any:

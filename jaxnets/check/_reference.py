@@ -30,7 +30,8 @@ class Reference:
         self.names = given.wanted
         self.notes: list[str] = []
         self._kinks: dict[float, tuple[Slopes | None, list[str]]] = {}
-        _check_scalar(call(who, f, *given.args), who)
+        self.own_value = _scalar(call(who, f, *given.args), who)
+        self.confirmed: set[str] = set()  # leaves whose gradient differences have borne out
         with self.precision():
             self._set(wide=True)
             try:
@@ -43,9 +44,24 @@ class Reference:
         if not self.wide:
             self._set(wide=False)
             self.value = float(self.at(self.x))
-        self.eps = max(_numeric.EPS, narrowest(self.program) if self.program else 0.0)
+        self.eps = max(_numeric.EPS, narrowest(self.program) if self.program else self._roughness())
+        if not np.isfinite(self.value):
+            self.notes.append(f"{who} is {self.value} at these arguments: differences say nothing there")
         if self.eps > _numeric.EPS and self.wide:
             self.notes.append(f"{who} computes in a narrower float inside (eps {self.eps:.1e}); so does its reference")
+
+    def _roughness(self) -> float:
+        """Of NumPy code it must be measured how precisely it computes: a cast within is seen in no other way."""
+        seen = _numeric.roughness(self.at, self.x, self.value) if self.wide else 0.0
+        return seen if seen > 1e3 * _numeric.EPS else 0.0
+
+    @cached_property
+    def jumps(self) -> bool:
+        """Whether the function is another one in its own precision: it draws other random numbers there, say."""
+        own, wide = self.own_value, self.value
+        kind = max((np.dtype(getattr(a, "dtype", float)) for a in self.given.arrays()), key=lambda d: jnp.finfo(d).eps)
+        near = max(0.01, 30 * float(jnp.finfo(kind).eps)) * max(abs(own), abs(wide))
+        return bool(np.isfinite(own) and abs(own - wide) > near)
 
     wide = True
     reverse = True  # until it is seen not to go through
@@ -136,6 +152,15 @@ class Reference:
         return np.asarray(jax.jit(jax.jacfwd(lambda a: plain([*x[:i], a, *x[i + 1 :]])))(x[i]), np.float64)
 
     @property
+    def told(self) -> str:
+        """What the truth was taken from."""
+        if not self.by_autodiff:
+            return "differences in float64"
+        autodiff = f"autodiff without rules, in {'float64' if self.wide else 'its own precision'}"
+        some = "" if len(self.confirmed) == len(self.names) else f" in {len(self.confirmed)} of {len(self.names)}"
+        return autodiff + (f", confirmed by differences{some}" if self.confirmed else "")
+
+    @property
     def by_autodiff(self) -> bool:
         """Whether there is a reference besides differences."""
         return any(g is not None for g in self.gradients)
@@ -145,12 +170,12 @@ class Reference:
         if not self.wide:  # differences of short numbers decide nothing
             return _numeric.Slope(np.nan, np.inf, np.nan, np.nan, False)
         with self.precision():
-            return _numeric.best_slope(self.at, self.x, leaf, direction, self.value, self.program is None)
+            return _numeric.best_slope(self.at, self.x, leaf, direction, self.value, self.program is None, self.eps)
 
     def entries(self, leaf: int) -> tuple[np.ndarray, ...]:
         """The numeric gradient of a leaf, entry by entry: value, bar, slopes from below and above."""
         with self.precision():
-            return _numeric.gradient(self.at, self.x, leaf, self.value, self.program is None)
+            return _numeric.gradient(self.at, self.x, leaf, self.value, self.program is None, self.eps)
 
     @cached_property
     def noise(self) -> list[float]:
@@ -181,7 +206,7 @@ class Reference:
                     largest = float(np.max(np.abs(true), initial=0))
                     if ties:  # a change as large as the gradient itself is another winner, no rounding
                         off = off[(off <= 1e-3 * largest) | (off >= 1e3 * largest)]
-                    found[i] = max(found[i], float(np.max(off[np.isfinite(off)], initial=0)) / _NOISE)
+                    found[i] = max(found[i], float(np.max(off[np.isfinite(off)], initial=0)) / max(_NOISE, self.eps))
             return found
 
     def kinks(self, near: float = NEAR) -> tuple[Slopes | None, list[str]]:
@@ -221,12 +246,15 @@ def _with_jax_numpy(f: Any) -> Any:
     return types.FunctionType(f.__code__, names, f.__name__, f.__defaults__, f.__closure__)
 
 
-def _check_scalar(value: Any, who: str) -> None:
+def _scalar(value: Any, who: str) -> float:
+    if value is None or isinstance(value, tuple | list | dict):
+        raise TypeError(f"check: {who} must return one number; got {type(value).__name__}. Return the loss alone.")
     array = np.asarray(value)
     if array.shape != ():
         raise ValueError(f"check: {who} must return one number; got shape {array.shape}. Sum it, or take its mean.")
     if array.dtype.kind == "c":
         raise TypeError(f"check: {who} must return a real number; got {array.dtype}")
+    return float(array)
 
 
 def describe(site: _walk.Site) -> str:

@@ -76,8 +76,8 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Every leaf right, or within the slopes of its kink."""
-        return all(leaf.verdict in (RIGHT, KINK) for leaf in self.leaves)
+        """Every leaf right, or within the slopes of its kink; False if there is nothing that was compared."""
+        return bool(self.leaves) and all(leaf.verdict in (RIGHT, KINK) for leaf in self.leaves)
 
     @property
     def wrong(self) -> list[Leaf]:
@@ -159,7 +159,7 @@ def _table(report: Report) -> Iterator[str]:
     leaves = report.leaves
     verdict = {True: "right", False: "WRONG"}[not report.wrong]
     if not report.wrong and not report.ok:
-        verdict = "UNDECIDABLE"
+        verdict = "UNDECIDABLE" if leaves else "NOTHING COMPARED"
     yield f"{report.title}: {verdict}" + (f", first in {report.first}" if report.first else "")
     width = max([len(leaf.name) for leaf in leaves] + [4])
     if leaves:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxnets.check import _walk
 from jaxnets.check._gradient import drawn
-from jaxnets.check._names import call
+from jaxnets.check._names import call, is_key
 from jaxnets.check._precision import as_float64, double
 from jaxnets.check._progress import progress
 from jaxnets.check._report import KINK, RIGHT, UNDECIDABLE, WRONG, Leaf, Report
@@ -48,6 +48,8 @@ def rules(
     remarks = audit.remarks
     if not leaves and not audit.not_met:
         remarks.append("no custom_vjp or custom_jvp rule was met")
+    if unknown := set(allow) - audit.names:
+        remarks.append(f"allow names {', '.join(sorted(unknown))}, which is no rule that was found")
     name = getattr(f, "__name__", "f")
     return Report(
         f"rules met by {name}",
@@ -110,12 +112,14 @@ class _Audit:
         self.leaves: dict[str, Leaf] = {}
         self.not_met: list[str] = []
         self.remarks: list[str] = []
+        self.names: set[str] = set()  # of all rules that were found
         self.seen: set[tuple[Any, ...]] = set()
 
     def function(self, f: Callable[..., Any], args: Sequence[Any], depth: int = 0) -> None:
         """Test the rules that a function meets."""
         leaves, structure = jax.tree.flatten(tuple(args))
-        arrays = [k for k, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray | float | np.generic)]
+        kinds = jax.Array | np.ndarray | float | np.generic
+        arrays = [k for k, leaf in enumerate(leaves) if isinstance(leaf, kinds) and not is_key(leaf)]
 
         def flat(*values):
             full = list(leaves)
@@ -126,6 +130,7 @@ class _Audit:
         values = [leaves[k] for k in arrays]
         program = _walk.trace(flat, *[jnp.asarray(v) for v in values])
         found = self._matched(program, flat, values)
+        self.names |= {rule.name for rule in found}
         if not found:
             return
         watch = _Watch()

@@ -62,10 +62,14 @@ def sizes_of(given: Given, steps: Sequence[int]) -> list[Size]:
     return [*found.values(), *(Size(f"the steps of a scan ({n})", n, False, False) for n in {*steps} - lengths)]
 
 
-def unexplained(w: Wrong, candidate: np.ndarray) -> float | None:
-    """What a candidate leaves unexplained, relative; None if more than rounding."""
+def unexplained(w: Wrong, candidate: np.ndarray, of_form: bool = False) -> float | None:
+    """What a candidate leaves unexplained, relative; None if more than rounding, or most of the error itself.
+
+    Where a leaf has the wrong form, there is no such error.
+    """
     if candidate.shape != w.got.shape or not np.all(np.isfinite(candidate)):
         return None
     off = float(np.max(np.abs(w.got - candidate), initial=0))
     reach = max(w.limit, 1e-7 * float(np.max(np.abs(w.got), initial=0)))
-    return off / w.scale if off <= LOOSE * reach else None
+    error = np.inf if of_form else float(np.max(np.abs(w.got - w.want), initial=0))
+    return off / w.scale if off <= LOOSE * reach and not off > 0.1 * error else None

@@ -13,6 +13,7 @@ import tyro
 
 from jaxnets import check
 from jaxnets.check._names import Given, argument_names, call, is_floating
+from jaxnets.check._picture import can_be_drawn
 from jaxnets.check._report import WRONG
 from jaxnets.cli import fail
 from jaxnets.cli._load import Files, arguments
@@ -106,6 +107,8 @@ def _run(options: Options) -> int:
         raise ValueError(
             f"one of --by-hand, --derivation and --rules must be given; got {' and '.join(ways) or 'none'}"
         )
+    if options.picture:
+        can_be_drawn(options.picture)
     report = _report(options)
     print(report.to_json() if options.json else report)
     if options.picture:
@@ -154,8 +157,10 @@ def _argnums(
     returned = call("by_hand", by_hand, *given)
     names = argument_names(f, len(given))
     if isinstance(returned, dict) and not (isinstance(given[0], dict) and returned.keys() <= given[0].keys()):
-        return tuple(i for i, name in enumerate(names) if name in returned) or 0
-    if isinstance(returned, dict):
+        named = tuple(i for i, name in enumerate(names) if name in returned)
+        if named:
+            return named
+    elif isinstance(returned, dict):
         return 0
     floats = [sum(map(is_floating, jax.tree.leaves(arg))) for arg in given]
     numbers = [i for i, count in enumerate(floats) if count]
