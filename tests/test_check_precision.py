@@ -132,6 +132,31 @@ def test_a_derivation_that_is_another_in_its_own_precision():
     assert report["z"].verdict == "wrong"
 
 
+def test_a_key_beside_the_arguments_of_rules():
+    @jax.custom_vjp
+    def twice(x):
+        return 2 * x
+
+    twice.defvjp(lambda x: (2 * x, None), lambda _, bar: (2 * bar,))
+    args = jnp.asarray(W), jax.random.key(0)
+    report = check.rules(lambda w, key: jnp.sum(twice(w) * jax.random.normal(key, w.shape)), args)
+    assert report.ok
+    assert report.remarks == []
+    report = check.rules(lambda w: jnp.sum(twice(w)), (W,), allow=["thrice"])
+    assert "allow names thrice, which is no rule that was found" in report.remarks
+
+
+def test_what_cannot_be_differentiated_is_named():
+    for call, told in [
+        (lambda: check.gradient(lambda k, w: 0.0, lambda k, w: k, (np.arange(3), W)), r"k must hold floating .*int64$"),
+        (lambda: check.gradient(lambda w: None, lambda w: w, (W,)), "f must return one number; got NoneType"),
+        (lambda: check.gradient(lambda w: (w.sum(), w), lambda w: w, (W,)), "got tuple. Return the loss alone"),
+        (lambda: check.gradient(loss, jax.grad(loss), (params(), X), argnums="p"), "argnums must be a number"),
+    ]:
+        with pytest.raises(TypeError, match=told):
+            call()
+
+
 # A check of nothing, and what was not confirmed
 
 

@@ -68,6 +68,10 @@ def by_name(W, b, x):
     return {"b": grads({"W": W, "b": b}, x)["b"]}
 
 
+def barred(W, b, x):
+    return dict(zip(("dW", "db"), two(W, b, x)))
+
+
 def apart(seed):
     params, x = example(np.random.default_rng(seed))
     return params["W"], params["b"], x
@@ -173,6 +177,10 @@ def test_arguments_are_told_from_what_comes_back(run):
 def test_argnums(run):
     assert run("several", "--by-hand", "two", "--args", "apart", "--argnums", "0", "1")[0] == 0
     assert run("several", "--by-hand", "two", "--args", "apart", "--argnums", "1")[0] == 1
+
+
+def test_names_of_their_own_are_taken_in_order(run):
+    assert run("several", "--by-hand", "barred", "--args", "apart")[0] == 0
 
 
 def test_a_later_change_of_the_file_is_seen(run, homework):

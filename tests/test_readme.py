@@ -6,6 +6,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxnets import cli
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -18,6 +20,19 @@ def test_example(capsys):
         for code, output in blocks:
             exec(code, names)
             assert _without_rounding(capsys.readouterr().out) == _without_rounding(output)
+
+
+def test_homework(tmp_path, capsys, monkeypatch):
+    text = (ROOT / "README.md").read_text()
+    code, options, output = re.search(
+        r"```python\n(# homework.py\n.*?)```\s*```bash\n\S+/jaxnets (.*?)\n```\s*```text\n(.*?)```", text, re.DOTALL
+    ).groups()
+    (tmp_path / "homework.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        assert cli.main(options.split()) == 1
+    assert _without_rounding(capsys.readouterr().out) == _without_rounding(output)
+    assert (tmp_path / "errors.png").stat().st_size > 10_000
 
 
 def _without_rounding(text):

@@ -163,7 +163,7 @@ def _table(report: Report) -> Iterator[str]:
     yield f"{report.title}: {verdict}" + (f", first in {report.first}" if report.first else "")
     width = max([len(leaf.name) for leaf in leaves] + [4])
     if leaves:
-        yield f"  {'':<{width}}  {'verdict':<11}  {'error':>8}  {'ulp':>8}  {'at':<12}"
+        yield f"  {'':<{width}}  {'verdict':<11}  {'error':>8}  {'ulp':>8}  at"
     for leaf in leaves:
         at = "" if leaf.worst is None or leaf.verdict == RIGHT else f"[{', '.join(map(str, leaf.worst))}]"
         row = f"  {leaf.name:<{width}}  {leaf.verdict:<11}  {_figure(leaf.error):>8}  {_figure(leaf.ulp):>8}  {at:<12}"
