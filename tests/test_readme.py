@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the README's figures are those of a CPU")
 def test_example(capsys):
-    blocks = re.findall(r"```python\n(.*?)```\s*```text\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```python\n((?:(?!```).)*)```\s*```text\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 2
     names = {}
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
