@@ -212,7 +212,7 @@ def _by_difference(w: Wrong, context: Context) -> Iterator[Cause]:
         yield Cause("constant", f"{level:.6g} is added", 0.0)
     if w.got.size > 1 and np.ptp(w.got) == 0 and np.any(w.got):
         yield Cause("constant", f"every entry is {w.got.flat[0]:.6g}", 0.0)
-    if w.value is not None and w.value.shape == extra.shape and np.any(w.value) and w.got.size > 1:
+    if w.value is not None and w.value.shape == extra.shape and w.got.size > 1 and np.ptp(w.value):
         c = float(np.sum(extra * w.value) / np.sum(w.value * w.value))
         if c and (left := unexplained(w, w.want + c * w.value)) is not None:
             yield Cause(

@@ -37,8 +37,8 @@ def rules(
     ...     return x * x
     >>> square.defvjp(lambda x: (x * x, x), lambda x, bar: (x * bar,))  # 2 is missing
     >>> report = rules(lambda x: jax.lax.scan(lambda h, _: (square(h), None), x, length=3)[0], (1.5,))
-    >>> report.first, report["square.x"].causes[0].detail
-    ('square.x', 'times ½')
+    >>> report.first, report["square.x"].causes[0].kind
+    ('square.x', 'path')
     """
     args = drawn(args)
     call("f", f, *args)

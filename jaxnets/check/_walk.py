@@ -110,8 +110,8 @@ def plain(place: Place, eqn: Any, operands: list[Any], given: Any) -> tuple[list
 
 
 def bind(eqn: Any, operands: list[Any]) -> list[Any]:
-    """The equation's results."""
-    with eqn.ctx.manager:
+    """The equation's results; traced again, it keeps the source line that it came from."""
+    with source_info_util.user_context(eqn.source_info.traceback), eqn.ctx.manager:
         out = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return list(out) if eqn.primitive.multiple_results else [out]
 
