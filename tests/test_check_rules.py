@@ -210,9 +210,8 @@ OURS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])  # the formula is judged in float64 either way
 @pytest.mark.parametrize("net", OURS)
-def test_our_own_rules(net, dtype):
-    report = check.rules(*OURS[net](jnp.dtype(dtype)))
+def test_our_own_rules(net):
+    report = check.rules(*OURS[net](jnp.dtype("float32")))  # the formula is judged in float64 whatever the dtype is
     report.raise_if_wrong()
     assert len(report.leaves) >= 3

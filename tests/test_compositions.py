@@ -158,8 +158,8 @@ def test_vmap_over_examples(name):
     """One example at a time without its batch axis, mapped, is the batch."""
     loss, params, batch = NETS_64()[name]
     grad = jax.value_and_grad(loss)
-    each, grads = jax.vmap(grad, in_axes=(None, 0))(params, batch)
-    whole, whole_grads = grad(params, batch)
+    each, grads = jax.jit(jax.vmap(grad, in_axes=(None, 0)))(params, batch)
+    whole, whole_grads = jax.jit(grad)(params, batch)
     assert_close(each.mean(), whole, tolerance(F64))
     assert_close(jax.tree.map(lambda g: g.mean(0), grads), whole_grads, tolerance(F64))
 
@@ -170,7 +170,8 @@ def test_vmap_over_stacked_parameters(name):
     many = [jax.tree.map(lambda p, i=i: p * (1 + 0.1 * i), params) for i in range(3)]
     stacked = jax.tree.map(lambda *p: jnp.stack(p), *many)
     mapped = jax.jit(jax.vmap(jax.value_and_grad(loss), in_axes=(0, None)))(stacked, batch)
-    one_by_one = [jax.value_and_grad(loss)(p, batch) for p in many]
+    grad = jax.jit(jax.value_and_grad(loss))
+    one_by_one = [grad(p, batch) for p in many]
     assert_close(mapped, jax.tree.map(lambda *a: jnp.stack(a), *one_by_one), tolerance(F64))
 
 
@@ -214,7 +215,7 @@ def test_shard_map(name, check_vma, place_grad):
         value, grads = jax.jit(split(inside))(params, batch)
     else:
         value, grads = jax.jit(jax.value_and_grad(split(mean_loss)))(params, batch)
-    whole, whole_grads = jax.value_and_grad(loss)(params, batch)
+    whole, whole_grads = jax.jit(jax.value_and_grad(loss))(params, batch)
     assert_close(value, whole, tolerance(F64))
     assert_close(grads, whole_grads, tolerance(F64))
 
@@ -235,6 +236,6 @@ def test_x64_off(name):
 def test_loose_promotion(name):
     """Nothing leans on the strict settings that the tests run under."""
     loss, params, batch = nets(jnp.float32)[name]
-    strict = jax.value_and_grad(loss)(params, batch)
+    strict = jax.jit(jax.value_and_grad(loss))(params, batch)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        assert_same(jax.value_and_grad(loss)(params, batch), strict)
+        assert_same(jax.jit(jax.value_and_grad(loss))(params, batch), strict)

@@ -72,11 +72,11 @@ def test_what_is_not_expected_is_said():
     assert any("UNEXPECTED" in line for line in worksheets.table([(right, report)]))
 
 
-def test_table_is_narrow_and_complete(found):
-    results = [(case, found.get(n) or case.check()) for n, case in enumerate(CASES)]
-    lines = list(worksheets.table(results))
+def test_table_is_narrow(found):
+    shown = [0, 5, 7, 9, 10, 15, 16, 17]  # right, wrong in every way, and what cannot be run
+    lines = list(worksheets.table([(CASES[n], found.get(n) or CASES[n].check()) for n in shown]))
     assert max(map(len, lines)) <= 112  # two of the letters are combining, and have no width
-    assert [line.split()[0] for line in lines[1:] if line[0] != " "] == [tag for tag, *_ in PAGE]
+    assert [line.split()[0] for line in lines[1:] if line[0] != " "] == [PAGE[n][0] for n in shown]
     assert not any("UNEXPECTED" in line for line in lines)
 
 

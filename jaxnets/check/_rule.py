@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.check import _walk
+from jaxnets.check._board import QUICK
 from jaxnets.check._compare import compare_all
 from jaxnets.check._gradient import explain, run_by_hand
 from jaxnets.check._names import Given
@@ -117,7 +119,7 @@ class Rule:
         """A leaf for each floating operand, and more where a trap is found."""
         if not self.at:
             return []
-        plain = self._run(self.floats(), removed=True)
+        plain = jax.jit(partial(self._run, removed=True), compiler_options=QUICK)(self.floats())
         if not plain:
             return []
         if not all(np.all(np.isfinite(np.asarray(o, np.float64))) for o in plain):
@@ -135,7 +137,7 @@ class Rule:
         leaves = [
             leaf._replace(source=self.where, remarks=(*leaf.remarks, *told)) for leaf in explain(compared, reference)
         ]
-        return self._traps(leaves)
+        return self._traps(leaves, plain)
 
     def _argument_names(self) -> list[str]:
         params = self.eqn.params
@@ -149,15 +151,16 @@ class Rule:
 
     # What JAX lets pass in silence
 
-    def _traps(self, leaves: list[Leaf]) -> list[Leaf]:
+    def _traps(self, leaves: list[Leaf], plain: Sequence[Any]) -> list[Leaf]:
         floats = [jnp.asarray(v) for v in self.floats()]
         out, pull = jax.vjp(self.ruled, *floats)
         bars = self.cotangents(out, 3)
         once = pull(bars)
         leaves = [self._dtype(leaf, v, g) for leaf, v, g in zip(leaves, floats, once, strict=True)]
         leaves = self._linear(leaves, pull, bars, once)
-        leaves += self._value(out, floats)
-        leaves += self._same_under("jit", lambda: jax.jit(lambda *a: jax.vjp(self.ruled, *a)[1](bars))(*floats), once)
+        leaves += self._value(out, plain)
+        pulled = jax.jit(lambda a, bars: jax.vjp(self.ruled, *a)[1](bars), compiler_options=QUICK)
+        leaves += self._same_under("jit", lambda: pulled(floats, bars), once)
         leaves += self._same_under("vmap", lambda: self._mapped(floats, bars), once)
         return leaves
 
@@ -193,8 +196,7 @@ class Rule:
             changed.append(leaf)
         return changed
 
-    def _value(self, out, floats) -> list[Leaf]:
-        plain = self._run(floats, removed=True)
+    def _value(self, out, plain) -> list[Leaf]:
         worst, at = 0.0, None
         for o, p in zip(out, plain, strict=True):
             o, p = np.asarray(o, np.float64), np.asarray(p, np.float64)
@@ -216,8 +218,8 @@ class Rule:
     def _mapped(self, floats, bars):
         two = [jnp.stack([f, f]) for f in floats]
         bars = [jnp.stack([b, b]) for b in bars]
-        out = jax.vmap(lambda a, b: jax.vjp(self.ruled, *a)[1](b))(two, bars)
-        return [g[1] for g in out]
+        mapped = jax.vmap(lambda a, b: jax.vjp(self.ruled, *a)[1](b))
+        return [g[1] for g in jax.jit(mapped, compiler_options=QUICK)(two, bars)]
 
     def _same_under(self, what, run, once) -> list[Leaf]:
         if self.eqn.primitive.name == "shard_map":
