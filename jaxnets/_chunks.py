@@ -40,15 +40,9 @@ def chunk_of(x: jax.Array, start: Any, steps: int, valid: jax.Array | None) -> j
     return jnp.where(valid.reshape(valid.shape + (1,) * (x.ndim - 2)), x, jnp.zeros_like(x))
 
 
-def batch_first(full: jax.Array | None, end: jax.Array | None) -> jax.Array:
-    """Full chunks [n, L, B, K] and the end [R, B, K] -> [B, n·L + R, K]."""
-    parts = []
-    if full is not None:
-        n, L, B, K = full.shape
-        parts.append(full.transpose(2, 0, 1, 3).reshape(B, n * L, K))
-    if end is not None:
-        parts.append(jnp.swapaxes(end, 0, 1))
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, 1)
+def put_chunk(x: jax.Array, chunk: jax.Array, start: Any) -> jax.Array:
+    """Batch-first `x` with the time-first chunk `[L, B, …]` at steps `start …`; in place, in a loop that carries x."""
+    return lax.dynamic_update_slice_in_dim(x, jnp.swapaxes(chunk, 0, 1), start, 1)
 
 
 def near_divisor(T: int, ideal: int) -> int:

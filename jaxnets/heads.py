@@ -89,10 +89,17 @@ def _affine_fwd(h, V, c):
 
 def _affine_bwd(saved, z_bar):
     h, V, c = saved
+    h_bar, V_bar, c_bar = _affine_adjoints(saved, z_bar)
+    return h_bar.astype(h.dtype), V_bar.astype(V.dtype), None if c is None else c_bar.astype(c.dtype)
+
+
+def _affine_adjoints(saved, z_bar):
+    """All of them wide."""
+    h, V, _ = saved
     V_bar = dot(h.T, z_bar)  # (H4, H7)
     c_bar = jnp.sum(z_bar, 0)  # (H4, H7)
     h_bar = dot(z_bar, V.T)  # (H4, H7)
-    return h_bar.astype(h.dtype), V_bar.astype(V.dtype), None if c is None else c_bar.astype(c.dtype)
+    return h_bar, V_bar, c_bar
 
 
 _affine.defvjp(_affine_fwd, _affine_bwd)
@@ -171,6 +178,27 @@ def _finite(z: jax.Array) -> jax.Array:
     return jnp.clip(z, -largest, largest)
 
 
+# Head and loss in one, forward and backward, for a net whose rule runs them stretch by stretch.
+
+
+def _losses_fwd(h, V, c, y):
+    """h […, H], y […] -> ℓ […], wide: logistic where V is a vector. Saves what `_losses_bwd` reads."""
+    H, one_output = V.shape[0], V.ndim == 1
+    z, of_head = _affine_fwd(h.reshape(y.size, H), V.reshape(H, -1), None if c is None else c.reshape(-1))
+    losses, of_loss = _logistic_fwd(z[:, 0], y.reshape(-1)) if one_output else _softmax_fwd(z, y.reshape(-1))
+    return losses.reshape(y.shape), (h, V, c, of_head, of_loss)
+
+
+def _losses_bwd(saved, losses_bar):
+    """ℓ̄ […] -> the adjoints of h, V, c and of y (None for classes), wide."""
+    h, V, c, of_head, of_loss = saved
+    bwd = _logistic_bwd if V.ndim == 1 else _softmax_bwd
+    z_bar, y_bar = bwd(of_loss, losses_bar.reshape(-1))
+    h_bar, V_bar, c_bar = _affine_adjoints(of_head, z_bar.reshape(losses_bar.size, -1))
+    c_bar = None if c is None else c_bar.reshape(c.shape)
+    return h_bar.reshape(h.shape), V_bar.reshape(V.shape), c_bar, None if y_bar is None else y_bar.reshape(h.shape[:-1])
+
+
 # What users and nets call.
 
 
@@ -220,13 +248,17 @@ def _loss_of_logits(z: jax.Array, y: jax.Array, weights: Any, scored: Any, reduc
     """The loss of wide logits: logistic where they have the axes of `y`, else softmax."""
     y, weights, scored = _split_mask(y, weights, scored)
     if z.ndim == y.ndim:
-        t = y.astype(z.dtype)
-        t = jnp.where((t >= 0) & (t <= 1), t, jnp.nan)
-        losses = _logistic(*on_same_axes(z, t))
+        losses = _logistic(*on_same_axes(z, _probability(y, z)))
     else:
         z, k = on_same_axes(z.reshape(-1, z.shape[-1]), y.reshape(-1))
         losses = _softmax(z, k).reshape(y.shape)
     return _reduce(losses, weights, scored, reduction)
+
+
+def _probability(t: jax.Array, like: jax.Array) -> jax.Array:
+    """Targets of the logistic head, as wide as sums are; NaN for what is no probability."""
+    t = t.astype(wide(like.dtype))
+    return jnp.where((t >= 0) & (t <= 1), t, jnp.nan)
 
 
 def _probabilities(z: jax.Array, one_output: bool) -> jax.Array:

@@ -31,7 +31,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxnets import heads
 from jaxnets._arrays import add_rows, dot, normal, on_same_axes, orthogonal, reached, rows, wide, zeros
-from jaxnets._chunks import batch_first, chunk_of, near_divisor, over_chunks
+from jaxnets._chunks import chunk_of, near_divisor, over_chunks, put_chunk
 from jaxnets._shapes import Call, valid_steps
 
 
@@ -109,126 +109,168 @@ def reference(
 class _Plan(NamedTuple):
     """What is decided from sizes and options before anything is computed."""
 
-    every: bool  # all states come back, else the last alone
+    out: str  # "last" state, all "states", or a head's "losses" of every step
     truncate: int | None  # n of R6
     chunk: int  # steps a chunk
-    keep: bool  # keep every state that is carried in; else one a chunk, and compute the others again
+    keep: bool  # keep every state; else the one that enters each chunk, and compute the others again
 
 
-def _plan(T: int, B: int, H: int, itemsize: int, every: bool, truncate: int | None, save: str | int) -> _Plan:
+def _plan(T: int, B: int, H: int, itemsize: int, out: str, truncate: int | None, save: str | int) -> _Plan:
     """The cost formula behind `save`: sizes in, decisions out.
 
-    Keeping all states costs T·B·H numbers; keeping one a chunk of L costs about T/L + 3L times B·H, so that L = √T is
-    near the least, and one more product h W a step. That product is cheap beside the memory it saves where W is small
-    and the states outgrow the cache. Where all are kept, a chunk need only be long enough for one good product.
+    Keeping all states costs T·B·H numbers. Keeping those that enter chunks of L steps costs T/L of B·H, and three
+    times L for the chunk at hand (sums, states, adjoints), least at L = √(T/3); and one more product h W a step. That
+    product is cheap beside the memory it saves where W is small and the states outgrow the cache.
+
+    A chunk's W̄ is one product of L·B terms: from 2²⁴ multiplications on it runs on all cores, from 2²⁵ at full rate.
     """
     keep = save == "all" or (save == "auto" and (H > 256 or T * B * H * itemsize <= 8 * 2**20))
     if isinstance(save, str):
-        ideal = max(16, -(-1024 // B)) if keep else max(8, round(T**0.5))
-        chunk = near_divisor(T, ideal) if 2 * ideal < T else T
+        terms = max(2**25 // H**2, 512) if keep else max(2**24 // H**2, 1024)
+        ideal = max(-(-min(terms, 4096) // max(B, 1)), 1 if keep else round((T / 3) ** 0.5))
+        chunk = near_divisor(T, ideal) if ideal < T else T
     else:
         chunk = save
-    return _Plan(every, truncate, max(1, min(chunk, T)), keep)
+    return _Plan(out, truncate, max(1, min(chunk, T)), keep)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _run(plan: _Plan, x: Any, U: Any, W: Any, b: Any, h0: Any, lengths: Any) -> jax.Array:
-    return _run_fwd(plan, x, U, W, b, h0, lengths)[0]
+def _run(plan: _Plan, x: Any, U: Any, W: Any, b: Any, h0: Any, lengths: Any, head: Any) -> jax.Array:
+    return _run_fwd(plan, x, U, W, b, h0, lengths, head)[0]
 
 
-def _run_fwd(plan, x, U, W, b, h0, lengths):
-    """x [B, T, D] or [B, T], h0 [B, H] -> h [B, T, H] or h_T [B, H], wide, so that their adjoints come back wide: those
-    of a mean over many steps are too small for float16.
+def _run_fwd(plan, x, U, W, b, h0, lengths, head):
+    """x [B, T, D] or [B, T], h0 [B, H] -> h_T [B, H], or h [B, T, H], or with a head (V, c, y [B, T]) losses [B, T];
+    wide, so that their adjoints come back wide: those of a mean over many steps are too small for float16.
 
-    Saves what is carried in, h_{t−1}, of every step or of each chunk's first: no shifted copy of the states is made.
+    Saves the state that enters each chunk and, where the plan says so, every state, once: as they come out, if they do.
+    Neither logits `[B, T, C]` nor their adjoints ever exist as a whole.
     """
+    V, c, y = head or (None, None, None)
+    (B, T), sums = x.shape[:2], wide(W.dtype)
+    width = {"last": None, "states": (B, T, W.shape[0]), "losses": (B, T)}[plan.out]
 
-    def chunk(h, start, steps, _):
+    def chunk(carry, start, steps, _):
+        h_in, out = carry
         valid = _valid(lengths, start, steps)
         x_c = chunk_of(x, start, steps, valid)
-        h_end, carried_in, states = _chunk_states(x_c, valid, U, W, b, h, plan.every)
-        if states is not None:
-            states = states.astype(wide(W.dtype))
-            states = states if valid is None else jnp.where(valid[:, :, None], states, 0)
-        return h_end, (carried_in if plan.keep else h, states)
+        h_end, h = _chunk_states(x_c, valid, U, W, b, h_in, plan.keep or plan.out != "last")
+        if plan.out == "states":
+            out = put_chunk(out, _zero_beyond(h, valid).astype(sums), start)
+        if plan.out == "losses":
+            losses, _ = heads._losses_fwd(h, V, c, chunk_of(y, start, steps, None))  # (R2)
+            out = put_chunk(out, losses, start)
+        return (h_end, out), (h_in, h if plan.keep and plan.out != "states" else None)
 
-    h_T, outs = over_chunks(chunk, h0, x.shape[1], plan.chunk)
-    kept, states = zip(*(out or (None, None) for out in outs), strict=True)
-    h = batch_first(*states) if plan.every else h_T.astype(wide(W.dtype))
-    return h, (x, U, W, b, lengths, h_T, kept)
+    out = None if width is None else zeros(width, sums, h0)
+    (h_T, out), kept = over_chunks(chunk, (h0, out), T, plan.chunk)
+    came_out = out if plan.keep and plan.out == "states" else None
+    return h_T.astype(sums) if out is None else out, (x, U, W, b, lengths, head, came_out, kept)
 
 
-def _chunk_states(x, valid, U, W, b, h, every):
-    """One chunk: x [L, B, D], the state before it -> the state after it, what is carried into each step [L, B, H], and,
-    for `every`, the states [L, B, H]."""
-    x_U = rows(U, x) if _is_index(x) else dot(x.reshape(-1, U.shape[0]), U).reshape(*x.shape[:2], U.shape[1])  # (R1)
-    x_U = x_U.astype(wide(U.dtype))
-    if b is not None:
-        x_U = x_U + b.astype(x_U.dtype)[None, None]  # (R1)
+def _chunk_states(x, valid, U, W, b, h, wanted):
+    """One chunk: x [L, B, D], the state before it -> the state after it and, where wanted, the states [L, B, H]."""
+    one_input = not _is_index(x) and U.shape[0] == 1  # x_t U has no sum in it, and joins the step
 
-    def step(h_tm1, x_U_and_valid):
-        x_U_t, valid_t = x_U_and_valid
+    def sums_of_inputs(x):
+        if one_input:
+            x_U = x.astype(wide(U.dtype)) * U[None].astype(wide(U.dtype))  # (R1)
+        else:
+            x_U = rows(U, x) if _is_index(x) else _dot_rows(x, U)  # (R1)
+        x_U = x_U.astype(wide(U.dtype))
+        return x_U if b is None else x_U + b.astype(x_U.dtype).reshape((1,) * (x_U.ndim - 1) + (-1,))  # (R1)
+
+    def step(h_tm1, inputs):
+        x_U_t, valid_t = inputs
+        if one_input:
+            x_U_t = sums_of_inputs(x_U_t[None])[0]
         a_t = x_U_t + dot(h_tm1, W)  # (R1)
         h_t = jnp.tanh(a_t).astype(h_tm1.dtype)  # (R1)
         if valid_t is not None:
             h_t = jnp.where(valid_t[:, None], h_t, h_tm1)
-        return h_t, (h_tm1, h_t if every else None)
+        return h_t, h_t if wanted else None
 
-    h, (carried_in, states) = lax.scan(step, h, (x_U, valid))
-    return h, carried_in, states
+    return lax.scan(step, h, (x if one_input else sums_of_inputs(x), valid))
 
 
-def _run_bwd(plan, saved, h_bar):
-    x, U, W, b, lengths, h_T, kept = saved
-    sums = wide(W.dtype)
-    B, T, H = x.shape[0], x.shape[1], W.shape[0]
+def _run_bwd(plan, saved, out_bar):
+    x, U, W, b, lengths, head, came_out, kept = saved
+    V, c, y = head or (None, None, None)
+    sums, index = wide(W.dtype), _is_index(x)
+    classes = y is not None and _is_index(y)
+    (B, T), (D, H) = x.shape[:2], U.shape
+    W_T = W.T if B < 64 else None  # turned round once where a product of few rows would feel it, else by the product
 
     def chunk(carry, start, steps, kept):
-        handed_back, (U_bar, W_bar, b_bar) = carry
+        handed_back, (x_bar, U_bar, W_bar, b_bar), head_bar = carry
+        h_in, h = kept
         valid, cut = _valid(lengths, start, steps), _cut(plan.truncate, lengths, T, start, steps)
         x_c = chunk_of(x, start, steps, valid)
-        h_tm1 = kept if plan.keep else _chunk_states(x_c, valid, U, W, b, kept, False)[1]
-        g = chunk_of(h_bar, start, steps, None) if plan.every else None
-        handed_back, delta = _chunk_deltas(g, h_tm1, valid, cut, W.astype(sums), handed_back)
+        if came_out is not None:
+            h = chunk_of(came_out, start, steps, None).astype(h_in.dtype)
+        elif not plan.keep:
+            _, h = _chunk_states(x_c, valid, U, W, b, h_in, True)
+        g = chunk_of(out_bar, start, steps, None) if plan.out != "last" else None
+        if plan.out == "losses":
+            _, scored = heads._losses_fwd(h, V, c, chunk_of(y, start, steps, None))  # (R2), again
+            g, *of_head, of_y = heads._losses_bwd(scored, g)
+            *so_far, y_bar = head_bar
+            head_bar = *jax.tree.map(jnp.add, so_far, of_head), None if of_y is None else put_chunk(y_bar, of_y, start)
+        handed_back, delta = _chunk_deltas(g, h, valid, cut, W, W_T, handed_back)
+        h_tm1 = jnp.concatenate([h_in[None], h])[:-1]
         delta = delta.reshape(steps * B, H)
         W_bar = W_bar + dot(h_tm1.reshape(steps * B, H).T, delta)  # (R4)
         b_bar = b_bar + jnp.sum(delta, 0)  # (R4)
-        if _is_index(x):
+        if index:
             U_bar = add_rows(U_bar, x_c.reshape(-1), delta)  # (R4), x_t one-hot
-            return (handed_back, (U_bar, W_bar, b_bar)), None
-        U_bar = U_bar + dot(x_c.reshape(steps * B, U.shape[0]).T, delta)  # (R4)
-        x_bar = dot(delta, U.T).astype(x.dtype)  # (R5)
-        return (handed_back, (U_bar, W_bar, b_bar)), x_bar.reshape(steps, B, U.shape[0])
+        else:
+            U_bar = U_bar + dot(x_c.reshape(steps * B, D).T, delta)  # (R4)
+            x_bar = put_chunk(x_bar, dot(delta, U.T).astype(x.dtype).reshape(steps, B, D), start)  # (R5)
+        return (handed_back, (x_bar, U_bar, W_bar, b_bar), head_bar), None
 
-    from_head = zeros((B, H), sums, h_bar) if plan.every else h_bar
-    nothing = tuple(zeros(shape, sums, W) for shape in (U.shape, W.shape, (H,)))
-    carry, x_bar = over_chunks(chunk, ((from_head, h_T), nothing), T, plan.chunk, kept, reverse=True)
-    (h0_bar, _), (U_bar, W_bar, b_bar) = carry  # h̄_0 is what the first step hands back, δ_1 Wᵀ
+    nothing = [zeros(shape, sums, W) for shape in (U.shape, W.shape, (H,))]
+    of_x = None if index else zeros(x.shape, x.dtype, W)
+    of_head = jax.tree.map(lambda a: zeros(a.shape, sums, W), (V, c, None if classes else y))
+    from_above = out_bar if plan.out == "last" else zeros((B, H), sums, W)
+    carry = from_above, (of_x, *nothing), of_head
+    carry, _ = over_chunks(chunk, carry, T, plan.chunk, kept, reverse=True)
+    h0_bar, (x_bar, U_bar, W_bar, b_bar), head_bar = carry  # h̄_0 is what the first step hands back, δ_1 Wᵀ
     U_bar, W_bar, b_bar, h0_bar = (a.astype(W.dtype) for a in (U_bar, W_bar, b_bar, h0_bar))
-    return None if _is_index(x) else batch_first(*x_bar), U_bar, W_bar, None if b is None else b_bar, h0_bar, None
+    head_bar = jax.tree.map(lambda a, bar: bar.astype(a.dtype), (V, c, None if classes else y), head_bar)
+    return x_bar, U_bar, W_bar, None if b is None else b_bar, h0_bar, None, head and head_bar
 
 
-def _chunk_deltas(g, h_tm1, valid, cut, W, handed_back):
+def _chunk_deltas(g, h, valid, cut, W, W_T, handed_back):
     """One chunk, last step first: g (None, or the head's part at each step), what the step after the chunk handed back
     -> what the chunk's first step hands back, and δ [L, B, H]."""
 
-    def step(handed_back, inputs):
-        delta_tp1_W, h_t = handed_back  # δ_{t+1} Wᵀ, and what was carried into step t + 1
-        g_t, h_tm1, valid_t, cut_t = inputs
+    def step(delta_tp1_W, inputs):
+        g_t, h_t, valid_t, cut_t = inputs
         carried = delta_tp1_W if cut_t is None else jnp.where(cut_t[:, None], 0, delta_tp1_W)  # (R6)
         h_t_bar = carried if g_t is None else g_t + carried  # (R3)
-        delta_t = h_t_bar * (1 - jnp.square(h_t.astype(W.dtype)))  # (R3)
+        delta_t = h_t_bar * (1 - jnp.square(h_t.astype(h_t_bar.dtype)))  # (R3)
         if valid_t is not None:
             delta_t = jnp.where(valid_t[:, None], delta_t, 0)
-        delta_t_W = dot(delta_t, W.T)  # (R3) for the step before; of the first step it is h̄_0 (R5)
+        delta_t_W = dot(
+            delta_t, W.T if W_T is None else W_T
+        )  # (R3) for the step before; of the first step it is h̄_0 (R5)
         if valid_t is not None:
             delta_t_W = jnp.where(valid_t[:, None], delta_t_W, delta_tp1_W)
-        return (delta_t_W, h_tm1), delta_t
+        return delta_t_W, delta_t
 
-    return lax.scan(step, handed_back, (g, h_tm1, valid, cut), reverse=True)
+    return lax.scan(step, handed_back, (g, h, valid, cut), reverse=True)
 
 
 _run.defvjp(_run_fwd, _run_bwd)
+
+
+def _zero_beyond(h: jax.Array, valid: jax.Array | None) -> jax.Array:
+    return h if valid is None else jnp.where(valid[:, :, None], h, jnp.zeros_like(h))
+
+
+def _dot_rows(x: jax.Array, U: jax.Array) -> jax.Array:
+    """x [L, B, D] U as one product of matrices."""
+    return dot(x.reshape(-1, U.shape[0]), U).reshape(*x.shape[:2], U.shape[1])
 
 
 def _valid(lengths: jax.Array | None, start: Any, steps: int) -> jax.Array | None:
@@ -275,7 +317,7 @@ def states(
     hand.
     """
     cell, data = _check_operation(Call("rnn.states"), x, U, W, b, h0, lengths, truncate, save)
-    return _hidden(cell, data, every=True).astype(cell.W.dtype)
+    return _hidden(cell, data, "states").astype(cell.W.dtype)
 
 
 def last_state(
@@ -291,7 +333,7 @@ def last_state(
     """The last state alone, `[B, H]`: `h_L` of a row of length L, `h0` of length 0. Arguments as for `states`; no
     adjoint of shape `[B, T, H]` is ever built."""
     cell, data = _check_operation(Call("rnn.last_state"), x, U, W, b, h0, lengths, truncate, save)
-    return _hidden(cell, data, every=False).astype(cell.W.dtype)
+    return _hidden(cell, data, "last").astype(cell.W.dtype)
 
 
 def forward(
@@ -345,8 +387,11 @@ def loss(
     scored = None
     if lengths is not None:  # a length out of range is NaN, not silence
         scored = reached(lengths, data.steps) | (lengths < 0)[..., None]
-    h = _hidden(params, data, each)
-    return heads._loss(h, params.V, params.c, y, weights, scored, reduction)  # (R2)
+    if not each:
+        return heads._loss(_hidden(params, data, "last"), params.V, params.c, y, weights, scored, reduction)  # (R2)
+    y, weights, scored = heads._split_mask(y, weights, scored)
+    losses = _hidden(params, data, "losses", (params.V, params.c, y if classes else heads._probability(y, params.W)))
+    return heads._reduce(losses, weights, scored, reduction)
 
 
 def predict(
@@ -412,17 +457,20 @@ def _with_batch(data: _Data, W: jax.Array) -> tuple[jax.Array, jax.Array | None,
     return x, jnp.where(known, lengths, data.steps).astype(jnp.int32), jnp.where(known[:, None], h0, jnp.nan)
 
 
-def _hidden(params: Params, data: _Data, every: bool) -> Any:
-    """States or the last state, shaped as the caller shaped x; of `params` the cell's U, W, b are read."""
+def _hidden(params: Params, data: _Data, out: str, head: Any = None) -> Any:
+    """States, the last state or each step's loss by a head (V, c, y), shaped as the caller shaped x; of `params` the
+    cell's U, W, b are read."""
     x, lengths, h0 = _with_batch(data, params.W)
+    if head is not None and data.single:
+        head = (*head[:2], head[2][None])
     sizes = x.shape[1], x.shape[0], params.W.shape[0], params.W.dtype.itemsize
-    plan = _plan(*sizes, every, data.truncate, data.save)
-    h: Any = _run(plan, *on_same_axes(x, params.U, params.W, params.b, h0, lengths))
+    plan = _plan(*sizes, out, data.truncate, data.save)
+    h: Any = _run(plan, *on_same_axes(x, params.U, params.W, params.b, h0, lengths, head))
     return h[0] if data.single else h
 
 
 def _logits(params: Params, data: _Data, every_step: bool) -> jax.Array:
-    return heads._logits(_hidden(params, data, every_step), params.V, params.c)  # (R2)
+    return heads._logits(_hidden(params, data, "states" if every_step else "last"), params.V, params.c)  # (R2)
 
 
 def _check(call: Call, params: Params, *inputs: Any) -> tuple[Params, _Data]:

@@ -32,6 +32,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxnets import heads
 from jaxnets._arrays import add_rows, normal, on_same_axes, reached, rows, wide, zeros
+from jaxnets._chunks import near_divisor
 from jaxnets._shapes import Call, valid_steps
 
 
@@ -92,8 +93,8 @@ def reference(params: Params, x: Any, lengths: Any = None) -> jax.Array:
     dtype, single = params.V.dtype, _is_single(x)
     params = jax.tree.map(lambda a: a.astype(wide(a.dtype)), params)
     E, U, b, V, c = params
-    x, lengths = _with_batch(x, lengths)
-    w, lengths = _words(x.astype(V.dtype) if E is None else rows(E, _known(x, lengths)), lengths, U)
+    x, lengths = _sentences(x, lengths, U)
+    w = jax.vmap(lambda x, length: _words(x if E is not None else x.astype(V.dtype), E, length, U))(x, lengths)
     h = []
     for i, U_k in enumerate(U):
         k, S, F = U_k.shape
@@ -101,123 +102,176 @@ def reference(params: Params, x: Any, lengths: Any = None) -> jax.Array:
         x_t = jnp.concatenate([w[:, i : i + windows] for i in range(k)], axis=2)
         s = x_t @ U_k.reshape(k * S, F)
         s = checkpoint_name(s if b is None else s + b[i][None, None], f"s{k}")
-        m = lax.argmax(_of_sentence(s, lengths, k), 1, jnp.int32)
+        m = lax.argmax(jax.vmap(lambda s, length, k=k: _of_sentence(s, length, k))(s, lengths), 1, jnp.int32)
         h.append(checkpoint_name(jnp.take_along_axis(jnp.tanh(s), m[:, None], 1)[:, 0], f"h{k}"))
     z = heads._reference_logits(jnp.concatenate(h, 1), V, c)
     return (z[0] if single else z).astype(dtype)
 
 
-@jax.custom_vjp
-def _embed(E: jax.Array, tokens: jax.Array) -> jax.Array:
-    return _embed_fwd(E, tokens)[0]
-
-
-def _embed_fwd(E, tokens):
-    """tokens [B, T] -> word vectors [B, T, S]. Saves the tokens (and E, for its shape alone)."""
-    return rows(E, tokens), (E, tokens)
-
-
-def _embed_bwd(saved, w_bar):
-    E, tokens = saved
-    E_bar = add_rows(zeros(E.shape, wide(E.dtype), w_bar), tokens, w_bar.astype(wide(E.dtype)))  # (C7)
-    return E_bar.astype(E.dtype), None
-
-
-_embed.defvjp(_embed_fwd, _embed_bwd)
-
-
-def _row_by_row(sentence: Callable[..., Any], w: jax.Array, m: Any, c: jax.Array) -> tuple[Any, jax.Array]:
-    """`sentence` for each row, its first result summed over rows, its second stacked; the winners of one row are in
-    cache together, and no other memory is taken."""
-    parts = jax.eval_shape(sentence, w[0], [m_k[0] for m_k in m], c[0])[0]
-
-    def add(total, row):
-        part, stacked = sentence(*row)
-        return jax.tree.map(jnp.add, total, part), stacked
-
-    return lax.scan(add, [zeros(part.shape, part.dtype, c) for part in parts], (w, m, c))
-
-
-def _all_at_once(sentence: Callable[..., Any], w: jax.Array, m: Any, c: jax.Array) -> tuple[Any, jax.Array]:
-    """The same for devices of thousands of threads."""
-    parts, stacked = jax.vmap(sentence)(w, m, c)
-    return jax.tree.map(lambda part: jnp.sum(part, 0), parts), stacked
-
-
-def _by_platform(sentence: Callable[..., Any], w: jax.Array, m: Any, c: jax.Array) -> tuple[Any, jax.Array]:
-    cpu, default = (partial(way, sentence) for way in (_row_by_row, _all_at_once))
-    return lax.platform_dependent(w, m, c, cpu=cpu, default=default)
+# The rule. A sentence at a time, from words to features and back: nothing as long as the text outlives its sentence.
 
 
 @jax.custom_vjp
-def _features(
-    w: jax.Array, U: tuple[jax.Array, ...], b: tuple[jax.Array, ...] | None, lengths: jax.Array | None
-) -> jax.Array:
-    return _features_fwd(w, U, b, lengths)[0]
+def _features(x: jax.Array, E: Any, U: tuple[jax.Array, ...], b: Any, lengths: Any) -> jax.Array:
+    return _features_fwd(x, E, U, b, lengths)[0]
 
 
-def _features_fwd(w, U, b, lengths):
-    """w [B, T, S], zero beyond the lengths -> h [B, ΣF], wide.
+def _features_fwd(x, E, U, b, lengths, each=None):
+    """x [B, T, S], or tokens [B, T] that pick rows of E -> h [B, ΣF], wide. A length of −1 makes its row NaN.
 
     Saves which window each filter won with and the feature it gave, wide: of B·T'·F scores the backward pass needs B·F.
     """
-    m, h = [], []
-    for i, U_k in enumerate(U):
-        s = _scores(w, U_k)  # (C1)
-        if b is not None:
-            s = s + b[i].astype(s.dtype)[None, None]  # (C1)
-        s = _of_sentence(s, lengths, U_k.shape[0])
-        m_k = _first_of_highest(s)  # (C2)
-        m.append(m_k)
-        h.append(jnp.tanh(jnp.take_along_axis(s, m_k[:, None], 1)[:, 0]))  # (C3)
-    h = jnp.concatenate(h, 1)
-    return h, (w, U, b, m, h)
+
+    def sentence(x, length):
+        """One sentence: words -> m [F] a width, h [ΣF]."""
+        w = _words(x, E, length, U)
+        m, h = [], []
+        for i, U_k in enumerate(U):
+            s = _scores(w, U_k)  # (C1)
+            if b is not None:
+                s = s + b[i].astype(s.dtype)[None]  # (C1)
+            s = _of_sentence(s, length, U_k.shape[0])
+            m_k = _first_of_highest(s)  # (C2)
+            m.append(m_k)
+            h.append(jnp.tanh(jnp.take_along_axis(s, m_k[None], 0)[0]))  # (C3)
+        return m, jnp.concatenate(h)
+
+    m, h = (each or _in_blocks(x.shape[:2], U))(sentence, x, lengths)
+    return h, (x, E, U, b, lengths, m, h)
 
 
-def _features_bwd(saved, h_bar, over_rows=_by_platform):
-    w, U, b, m, h = saved
-    sums = wide(w.dtype)
+def _features_bwd(saved, h_bar, over_rows=None):
+    x, E, U, b, lengths, m, h = saved
+    sums = wide(U[0].dtype)
     c = h_bar * (1 - jnp.square(h))  # (C4)
     b_bar = jnp.sum(c, 0)  # (C5)
     U_by_filter = [U_k.transpose(2, 0, 1).astype(sums) for U_k in U]
     starts = [0, *itertools.accumulate(U_k.shape[2] for U_k in U)]
 
-    def sentence(w, m, c):
-        """One sentence: w [T, S], m [F] a width, c [ΣF] -> its part of Ū, [F, k, S] a width, and w̄ [T, S]."""
-        w_bar = zeros(w.shape, sums, w)
-        U_bar = []
+    def sentence(x, length, m, c):
+        """One sentence: words, m [F] a width, c [ΣF] -> its part of Ū, [F, k, S] a width; and where w̄ is not zero: the
+        places [ΣF·k] of the winners' words, which may repeat (beyond the text: none), and what each adds, [ΣF·k, S]."""
+        w = _words(x, E, length, U)
+        U_bar, places, shares = [], [], []
         for m_k, U_k, start in zip(m, U_by_filter, starts, strict=False):
-            F, k, _ = U_k.shape
+            F, k, S = U_k.shape
             c_k = c[start : start + F, None, None]
             windows = jax.vmap(lambda t, k=k: lax.dynamic_slice_in_dim(w, t, k, 0))(m_k)
             U_bar.append(c_k * windows.astype(sums))  # (C5)
-            w_bar = w_bar.at[m_k[:, None] + jnp.arange(k, dtype=m_k.dtype)[None]].add(c_k * U_k)  # (C6)
-        return U_bar, w_bar.astype(w.dtype)
+            at = m_k[:, None] + jnp.arange(k, dtype=m_k.dtype)[None]
+            places.append((at if length is None else jnp.where(at < length, at, w.shape[0])).reshape(-1))
+            shares.append((c_k * U_k).reshape(F * k, S))  # (C6)
+        return U_bar, jnp.concatenate(places), jnp.concatenate(shares)
 
-    U_bar, w_bar = over_rows(sentence, w, m, c)
+    U_bar, x_bar, E_bar = (over_rows or _by_platform)(sentence, E, x, lengths, m, c)
     U_bar = tuple(g.transpose(1, 2, 0).astype(U_k.dtype) for g, U_k in zip(U_bar, U, strict=True))
-    b_bar = (
-        None
-        if b is None
-        else tuple(b_bar[start : start + b_k.shape[0]].astype(b_k.dtype) for start, b_k in zip(starts, b, strict=False))
-    )
-    return w_bar, U_bar, b_bar, None
+    if b is not None:
+        b_bar = tuple(b_bar[i : i + b_k.shape[0]].astype(b_k.dtype) for i, b_k in zip(starts, b, strict=False))
+    return x_bar, E_bar, U_bar, None if b is None else b_bar, None
 
 
 _features.defvjp(_features_fwd, _features_bwd)
 
 
+def _words(x: jax.Array, E: Any, length: Any, U: tuple[jax.Array, ...]) -> jax.Array:
+    """One sentence's word vectors [T, S], zero beyond its length, at least as many as the widest window has."""
+    w = x if E is None else rows(E, x)
+    if length is not None:
+        w = jnp.where(reached(length, w.shape[0])[:, None], w, jnp.where(length < 0, jnp.nan, 0).astype(w.dtype))
+    missing = max(U_k.shape[0] for U_k in U) - w.shape[0]
+    return jnp.pad(w, ((0, missing), (0, 0))) if missing > 0 else w
+
+
 def _scores(w: jax.Array, U: jax.Array) -> jax.Array:
-    """(C1) for every window, without the bias: w [B, T, S], U [k, S, F] -> [B, T', F], wide."""
+    """(C1) for every window, without the bias: w [T, S], U [k, S, F] -> [T', F], wide."""
     sums, axes = wide(w.dtype), ("NWC", "WIO", "NWC")
-    return lax.conv_general_dilated(w, U, (1,), "VALID", dimension_numbers=axes, preferred_element_type=sums)
+    s = lax.conv_general_dilated(w[None], U, (1,), "VALID", dimension_numbers=axes, preferred_element_type=sums)
+    return s[0]
+
+
+def _of_sentence(s: jax.Array, length: Any, k: int) -> jax.Array:
+    """Scores [T', F] with −∞ for windows that reach beyond the sentence; the first window stays."""
+    if length is None:
+        return s
+    return jnp.where(jnp.arange(s.shape[0], dtype=length.dtype)[:, None] <= jnp.maximum(length - k, 0), s, -jnp.inf)
 
 
 def _first_of_highest(s: jax.Array) -> jax.Array:
-    """(C2) s [B, T', F] -> [B, F]. A maximum and a search for it run faster than `argmax`; NaN wins."""
-    t = lax.broadcasted_iota(jnp.int32, s.shape, 1)
-    highest = (s == jnp.max(s, 1, keepdims=True)) | jnp.isnan(s)
-    return jnp.min(jnp.where(highest, t, s.shape[1] - 1), 1)
+    """(C2) s [T', F] -> [F]. A maximum and a search for it run faster than `argmax`; NaN wins."""
+    t = lax.broadcasted_iota(jnp.int32, s.shape, 0)
+    highest = (s == jnp.max(s, 0, keepdims=True)) | jnp.isnan(s)
+    return jnp.min(jnp.where(highest, t, s.shape[0] - 1), 0)
+
+
+def _rows_at_once(B: int, T: int, filters: int) -> int:
+    """The cost formula of the forward pass on a CPU: as many sentences as have a MiB of scores, to be searched while
+    in cache; two at least, since the product of one alone is laid out anew."""
+    fitting = max(2**18 // max(T * filters, 1), 2)
+    return near_divisor(B, fitting) if fitting < B else B
+
+
+def _in_blocks(shape: tuple[int, int], U: tuple[jax.Array, ...]) -> Callable[..., Any]:
+    """How the forward pass goes over sentences, by platform: a block at a time, or all at once."""
+    size = _rows_at_once(*shape, max(U_k.shape[2] for U_k in U))
+
+    def each(sentence, x, lengths):
+        def blocks(*args):
+            return lax.map(lambda row: sentence(*row), args, batch_size=size) if 0 < size < shape[0] else whole(*args)
+
+        def whole(*args):
+            return jax.vmap(sentence)(*args)
+
+        return lax.platform_dependent(x, lengths, cpu=blocks, default=whole)
+
+    return each
+
+
+def _by_platform(sentence: Callable[..., Any], E: Any, *args: Any) -> tuple[Any, Any, Any]:
+    cpu, default = (partial(way, sentence, E) for way in (_row_by_row, _all_at_once))
+    return lax.platform_dependent(*args, cpu=cpu, default=default)
+
+
+def _row_by_row(sentence: Callable[..., Any], E: Any, x: Any, lengths: Any, m: Any, c: Any) -> tuple[Any, Any, Any]:
+    """Ū and Ē summed over rows, x̄ stacked (None for tokens); the winners of one row are in cache together."""
+    one = jax.tree.map(lambda a: a[0], (x, lengths, m, c))
+    parts = jax.eval_shape(sentence, *one)[0]
+    U_bar = [zeros(part.shape, part.dtype, c) for part in parts]
+    E_bar = None if E is None else zeros(E.shape, wide(E.dtype), c)
+
+    def add(total, row):
+        U_bar, E_bar = total
+        parts, places, shares = sentence(*row)
+        U_bar = [g + part for g, part in zip(U_bar, parts, strict=True)]
+        x = row[0]
+        if E is None:
+            return (U_bar, None), _gathered(places, shares, x.shape[0]).astype(x.dtype)
+        return (U_bar, _add_words(E_bar, x, places, shares)), None
+
+    (U_bar, E_bar), x_bar = lax.scan(add, (U_bar, E_bar), (x, lengths, m, c))
+    return U_bar, x_bar, None if E is None else E_bar.astype(E.dtype)
+
+
+def _all_at_once(sentence: Callable[..., Any], E: Any, x: Any, lengths: Any, m: Any, c: Any) -> tuple[Any, Any, Any]:
+    """The same for devices of thousands of threads."""
+    parts, places, shares = jax.vmap(sentence)(x, lengths, m, c)
+    U_bar = [jnp.sum(part, 0) for part in parts]
+    w_bar = jax.vmap(partial(_gathered, T=x.shape[1]))(places, shares)
+    if E is None:
+        return U_bar, w_bar.astype(x.dtype), None
+    E_bar = add_rows(zeros(E.shape, wide(E.dtype), c), x, w_bar)  # (C7)
+    return U_bar, None, E_bar.astype(E.dtype)
+
+
+def _gathered(places: jax.Array, shares: jax.Array, T: int) -> jax.Array:
+    """w̄ [T, S] of one sentence: several filters may win at one word. What falls beyond the text is dropped."""
+    return zeros((T, shares.shape[1]), shares.dtype, shares).at[places].add(shares, mode="drop")  # (C6)
+
+
+def _add_words(E_bar: jax.Array, tokens: jax.Array, places: jax.Array, shares: jax.Array) -> jax.Array:
+    """One sentence's part of Ē: winners straight into the table where they are fewer than words, else by way of w̄."""
+    if places.size < tokens.size:
+        return add_rows(E_bar, tokens.at[places].get(mode="fill", fill_value=-1), shares)  # (C7)
+    return add_rows(E_bar, tokens, _gathered(places, shares, tokens.size))  # (C7)
 
 
 # What users call.
@@ -289,11 +343,9 @@ def _logits(params: Params, x: jax.Array, lengths: Any) -> jax.Array:
 
 def _hidden(params: Params, x: jax.Array, lengths: Any) -> jax.Array:
     """[B, ΣF], with the batch axis always."""
-    x, lengths = _with_batch(x, lengths)
     E, U, b, _, _ = params
-    w = x if E is None else _embed(*on_same_axes(E, _known(x, lengths)))
-    w, lengths = _words(w, lengths, U)
-    return _features(*on_same_axes(w, U, b, lengths))
+    x, lengths = _sentences(x, lengths, U)
+    return _features(*on_same_axes(x, E, U, b, lengths))
 
 
 def _is_index(x: jax.Array) -> bool:
@@ -304,39 +356,15 @@ def _is_single(x: jax.Array) -> bool:
     return x.ndim == (1 if _is_index(x) else 2)
 
 
-def _with_batch(x: jax.Array, lengths: Any) -> tuple[jax.Array, Any]:
+def _sentences(x: jax.Array, lengths: Any, U: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
+    """The batch axis if it is absent; lengths where a sentence may be shorter than a window; −1 for a length out of
+    range."""
     if _is_single(x):
-        return x[None], None if lengths is None else lengths[None]
-    return x, lengths
-
-
-def _known(tokens: jax.Array, lengths: Any) -> jax.Array:
-    """Tokens with 0 for those beyond the lengths, which may be anything."""
-    return tokens if lengths is None else jnp.where(reached(lengths, tokens.shape[1]), tokens, jnp.zeros_like(tokens))
-
-
-def _words(w: jax.Array, lengths: Any, U: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
-    """Word vectors with zeros beyond the lengths, at least as many as the widest window has. A length out of range
-    makes its row NaN."""
-    B, T, _ = w.shape
-    if lengths is not None:
-        known = (lengths >= 0) & (lengths <= T)
-        filler = jnp.where(known, 0, jnp.nan).astype(w.dtype)[:, None, None]
-        w = jnp.where((reached(lengths, T) & known[:, None])[:, :, None], w, filler)
-        lengths = jnp.where(known, lengths, T).astype(jnp.int32)
-    missing = max(U_k.shape[0] for U_k in U) - T
-    if missing > 0:
-        w = jnp.pad(w, ((0, 0), (0, missing), (0, 0)))
-        lengths = jnp.full(B, T, jnp.int32) if lengths is None else lengths
-    return w, lengths
-
-
-def _of_sentence(s: jax.Array, lengths: Any, k: int) -> jax.Array:
-    """Scores [B, T', F] with −∞ for windows that reach beyond the sentence; the first window stays."""
+        x, lengths = x[None], None if lengths is None else lengths[None]
+    B, T = x.shape[:2]
     if lengths is None:
-        return s
-    last = jnp.maximum(lengths - k, 0)[:, None, None]
-    return jnp.where(jnp.arange(s.shape[1], dtype=last.dtype)[None, :, None] <= last, s, -jnp.inf)
+        return x, jnp.full(B, T, jnp.int32) if max(U_k.shape[0] for U_k in U) > T else None
+    return x, jnp.where((lengths >= 0) & (lengths <= T), lengths, -1).astype(jnp.int32)
 
 
 def _check(call: Call, params: Params, x: Any, lengths: Any) -> tuple[Params, jax.Array, Any]:

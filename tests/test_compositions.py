@@ -29,6 +29,7 @@ COMPOSED = [
     "rnn.loss, last step, softmax",
     "rnn.loss, every step, softmax",
     "gated.logit",
+    "gated.logit, in full",
     "gated.loss",
     "dense.layers",
     "dense.loss, softmax",

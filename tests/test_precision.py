@@ -1,5 +1,7 @@
 """Half precision: every sum of products is float32, small adjoints live, and nothing more is kept than is said."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,16 +79,19 @@ def test_what_is_kept():
     z = jnp.zeros((5, 4), jnp.float32)
     assert shapes(heads._softmax_fwd, z, k) == [((5, 4), wide), ((5,), "int32"), ((5,), "bool")]
     gated_inputs = (f(5, 2), f(5, 3), f(2, 4), f(3, 4), f(4), f(2), f())
-    z_and_s = [((5, 4), half), ((5, 4), half)]
-    assert shapes(gated._logit_fwd, *gated_inputs) == [(p.shape, half) for p in gated_inputs] + z_and_s
+    for fold, kept in ((False, [((5, 4), half)] * 2), (True, [((2, 3), wide), ((5, 3), wide)])):
+        found = shapes(partial(gated._logit_fwd, fold), *gated_inputs)
+        assert found == [(p.shape, half) for p in gated_inputs] + kept
     W, b = (f(3, 4), f(4, 6), f(6, 2)), (f(4), f(6), f(2))
     entered = [((5, 3), half), ((5, 4), half), ((5, 6), half)]
     assert shapes(dense._layers_fwd, f(5, 3), W, b) == entered + [(p.shape, half) for p in (*W, *b)]
     w, U, b = f(5, 9, 3), (f(2, 3, 4), f(4, 3, 6)), (f(4), f(6))
     winners, features = [((5, 4), "int32"), ((5, 6), "int32")], [((5, 10), wide)]
-    kept = shapes(lambda *args: textconv._features_fwd(*args, None), w, U, b)
+    kept = shapes(lambda w, *args: textconv._features_fwd(w, None, *args, None), w, U, b)
     assert kept == [(p.shape, half) for p in (w, *U, *b)] + winners + features
-    assert shapes(textconv._embed_fwd, f(7, 3), k[None]) == [((7, 3), half), ((1, 5), "int32")]
+    tokens, E = jnp.zeros((5, 9), jnp.int32), f(7, 3)
+    kept = shapes(lambda *args: textconv._features_fwd(*args, None), tokens, E, U, b)
+    assert kept == [((5, 9), "int32")] + [(p.shape, half) for p in (E, *U, *b)] + winners + features
 
 
 def test_gradients_of_targets_and_weights():

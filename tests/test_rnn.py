@@ -183,40 +183,48 @@ def test_descend_is_plain_gradient_descent():
 # What is kept, and what it costs.
 
 
-def kept_shapes(save, every=False, lengths=None, T=12, B=3, D=2, H=5):
+def kept_shapes(save, out="last", head=None, lengths=None, T=12, B=3, D=2, H=5):
     """Shapes of everything that `_run_fwd` keeps beside its own inputs."""
     params = rnn.init(KEY, inputs=D, hidden=H, outputs=2, dtype=F64)
     x, h0 = jnp.zeros((B, T, D)), jnp.zeros((B, H))
-    plan = rnn._plan(T, B, H, 8, every, None, save)
-    _, (*inputs, h_T, kept) = jax.eval_shape(
-        lambda *a: rnn._run_fwd(plan, *a), x, params.U, params.W, params.b, h0, lengths
+    plan = rnn._plan(T, B, H, 8, out, None, save)
+    _, (*inputs, kept_head, states, kept) = jax.eval_shape(
+        lambda *a: rnn._run_fwd(plan, *a), x, params.U, params.W, params.b, h0, lengths, head
     )
     assert [None if a is None else a.shape for a in inputs] == [(B, T, D), (D, H), (H, H), (H,), None]
-    assert h_T.shape == (B, H)
-    return [a.shape for a in jax.tree.leaves(kept)]
+    assert jax.tree.map(jnp.shape, kept_head) == jax.tree.map(jnp.shape, head)
+    return [a.shape for a in jax.tree.leaves((states, kept))]
 
 
-@pytest.mark.parametrize("every", [True, False])
-def test_what_is_kept(every):
-    """`all`: each carried-in state once, [T, B, H], nothing shifted or doubled. An integer: one state a chunk."""
-    assert kept_shapes("all", every) == [(12, 3, 5)]
-    assert kept_shapes(4, every) == [(3, 3, 5)]
-    assert kept_shapes(5, every) == [(2, 3, 5), (3, 5)]
-    assert kept_shapes(100, every) == [(3, 5)]
+@pytest.mark.parametrize("out", ["last", "losses"])
+def test_what_is_kept(out):
+    """`all`: each state once, nothing shifted or doubled. An integer: the state that enters a chunk. Never logits."""
+    head = (jnp.zeros((5, 2)), jnp.zeros(2), jnp.zeros((3, 12), int)) if out == "losses" else None
+    assert kept_shapes("all", out, head) == [(3, 5), (12, 3, 5)]
+    assert kept_shapes(4, out, head) == [(3, 3, 5)]
+    assert kept_shapes(5, out, head) == [(2, 3, 5), (3, 5)]
+    assert kept_shapes(100, out, head) == [(3, 5)]
+
+
+def test_states_that_come_out_are_kept_as_they_come():
+    assert kept_shapes("all", "states") == [(3, 12, 5), (3, 5)]
+    assert kept_shapes(4, "states") == [(3, 3, 5)]
 
 
 def test_plans():
     """The formula of `save="auto"`: long and narrow is computed again, short or wide is kept."""
 
     def plan(T, B, H, save="auto"):
-        return rnn._plan(T, B, H, 4, False, None, save)[2:]
+        return rnn._plan(T, B, H, 4, "last", None, save)[2:]
 
-    assert plan(784, 128, 128) == (28, False)
-    assert plan(28, 128, 128) == (28, True)
-    assert plan(100, 64, 1024) == (20, True)
+    assert plan(784, 128, 128) == (16, False)
+    assert plan(784, 32, 128) == (28, False)
+    assert plan(4096, 16, 128) == (64, False)
+    assert plan(28, 128, 128) == (14, True)
+    assert plan(100, 64, 1024) == (10, True)
     assert plan(784, 128, 128, "all") == (16, True)
     assert plan(0, 4, 8) == (1, True)
-    assert plan(997, 128, 128) == (32, False)
+    assert plan(997, 128, 128) == (18, False)
     assert near_divisor(784, 20) == 16
     assert near_divisor(997, 32) == 32
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers import assert_close, assert_same, tolerance
-from jaxnets import textconv
+from jaxnets import heads, textconv
 
 F64 = jnp.float64
 RNG = np.random.default_rng(0)
@@ -159,11 +159,53 @@ def test_nan_under_jit_is_nan(where):
     assert np.isnan(x_bar[1]).any()
 
 
-def test_all_devices_compute_the_same():
-    """The batch row by row, as on a CPU, and all at once, as elsewhere."""
+@pytest.mark.parametrize("tokens", [True, False])
+def test_all_devices_compute_the_same(tokens):
+    """A few sentences at a time, as on a CPU, and all at once, as elsewhere."""
+    params = textconv.init(KEY, embed=3, widths=(2, 3), filters=4, vocab=6 if tokens else None, dtype=F64)
+    x = jnp.asarray(RNG.integers(0, 6, (5, 7)) if tokens else RNG.normal(size=(5, 7, 3)))
+    inputs = x, params.E, params.U, params.b, jnp.array([7, 0, 4, 1, 2], jnp.int32)
+    whole, saved = textconv._features_fwd(*inputs, lambda sentence, *args: jax.vmap(sentence)(*args))
+    h_bar = jnp.asarray(RNG.normal(size=whole.shape))
+    row_by_row = textconv._features_bwd(saved, h_bar, textconv._row_by_row)
+    assert_close(textconv._features_bwd(saved, h_bar, textconv._all_at_once), row_by_row, tolerance(F64))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_blocks_of_any_size_compute_the_same(size, monkeypatch):
+    """Also where the last block is shorter."""
     params = textconv.init(KEY, embed=3, widths=(2, 3), filters=4, dtype=F64)
     x, lengths = jnp.asarray(RNG.normal(size=(5, 7, 3))), jnp.array([7, 0, 4, 1, 2])
-    h, saved = textconv._features_fwd(*(x, params.U, params.b, lengths))
-    h_bar = jnp.asarray(RNG.normal(size=h.shape))
-    row_by_row = textconv._features_bwd(saved, h_bar)
-    assert_close(textconv._features_bwd(saved, h_bar, textconv._all_at_once), row_by_row, tolerance(F64))
+    want = textconv.reference(params, x, lengths)
+    monkeypatch.setattr(textconv, "_rows_at_once", lambda *sizes: size)
+    assert_close(textconv.forward(params, x, lengths), want, tolerance(F64))
+
+
+def test_the_formula_of_blocks():
+    """A MiB of scores, two sentences at least, in blocks that divide the batch where one is near."""
+    assert textconv._rows_at_once(64, 400, 100) == 4
+    assert textconv._rows_at_once(32, 1000, 128) == 2
+    assert textconv._rows_at_once(50, 56, 100) == 50
+    assert textconv._rows_at_once(61, 400, 100) == 6
+    assert textconv._rows_at_once(8, 10**6, 100) == 2
+    assert textconv._rows_at_once(1, 10**6, 100) == 1
+
+
+def test_winners_fewer_than_words_go_straight_to_the_table():
+    """Long texts and few filters: Ē is what it is by way of w̄, repeated words and windows beyond the text included."""
+    params = textconv.init(KEY, embed=3, widths=(2, 3), filters=1, vocab=6, outputs=1, dtype=F64)
+    x, y = jnp.asarray(RNG.integers(0, 6, (5, 40))), jnp.array([0, 1, 1, 0, 1])
+    lengths = np.array([40, 1, 2, 3, 17])
+    got = jax.jit(jax.grad(textconv.loss))(params, x, y, lengths)
+    want = jax.grad(lambda p: heads.reference_loss(textconv.reference(p, x, lengths), y))(params)
+    assert_close(got, want, tolerance(F64))
+
+
+def test_no_array_of_all_words():
+    """With a table neither the word vectors of the batch nor their adjoints exist as a whole."""
+    params = textconv.init(KEY, embed=300, filters=100, vocab=50)
+    x, y = jnp.zeros((64, 400), jnp.int32), jnp.zeros(64, jnp.int32)
+    words = 64 * 400 * 300 * 4
+    with jax.default_device(jax.devices("cpu")[0]):
+        step = jax.jit(jax.grad(textconv.loss)).lower(params, x, y).compile()
+    assert step.memory_analysis().temp_size_in_bytes < 0.3 * words

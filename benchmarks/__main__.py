@@ -1,0 +1,117 @@
+"""A step of every net, ours against autodiff and against other libraries: time, memory, compiling.
+
+    python -m benchmarks [NET …] [--quick] [--only TEXT] [--json] [--out FOLDER]
+
+Each work alone and inside `lax.scan`, as in a training loop; contestants take turns in one process. `--out` keeps the
+rows as `speed-DEVICE.json` and draws `speed-DEVICE.png`; after an interruption, the same command goes on with what is
+missing.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks import dense, gated, picture, rnn, textconv
+from benchmarks.timing import OURS, Work, best, gemm_rate, measured
+from jaxnets.check._progress import progress
+
+NETS = {"rnn": rnn, "textconv": textconv, "gated": gated, "dense": dense}
+HEAD = f"{'net':<9}{'size':<20}{'what':<16}{'':<5}{'ours ms':>9}{'of floor':>9}" + "".join(
+    f"{name:>9}" for name in ("jax.grad", "remat", "flax", "equinox", "torch", "memory", "compile")
+)
+
+
+def works(nets: list[str], quick: bool, only: str) -> Iterator[Work]:
+    for net in nets:
+        for work in NETS[net].works(quick):
+            for each in (work, work._replace(in_loop=True)):
+                if only in each.title:
+                    yield each
+
+
+def told(row: dict[str, Any], rate: float) -> str:
+    """A row for the terminal: the others' times and memory over ours."""
+    mine = best(row, OURS)
+    plain = best(row, "jax")
+    assert mine is not None
+    assert plain is not None
+    ratios = [best(row, framework) for framework in ("jax", "checkpoint", "flax", "equinox", "torch")]
+    least = min(c["bytes"] for c in row["contestants"] if c["framework"] == "jax")
+    columns = [f"{c['ratio']:.2f}" if c else "–" for c in ratios]
+    columns += [f"{least / mine['bytes']:.1f}", f"{mine['compile_s'] / plain['compile_s']:.2f}"]
+    floor = row["operations"] / rate * 1e3
+    where = "scan" if row["in_loop"] else ""
+    return (
+        f"{row['net']:<9}{row['size']:<20}{row['what']:<16}{where:<5}{mine['median_ms']:>9.2f}"
+        f"{mine['median_ms'] / floor:>9.1f}" + "".join(f"{column:>9}" for column in columns)
+    )
+
+
+def machine(rate: float) -> dict[str, Any]:
+    names = ("jax", "jaxlib", "flax", "equinox", "torch", "numpy")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "device": jax.devices()[0].device_kind,
+        "platform": jax.default_backend(),
+        "cores": os.cpu_count(),
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "gemm_gflops": rate / 1e9,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("nets", nargs="*", metavar="NET", help=f"which of {', '.join(NETS)} (all if none is named)")
+    parser.add_argument("--quick", action="store_true", help="a few small sizes, in less than two minutes")
+    parser.add_argument("--only", default="", metavar="TEXT", help="works whose line has this text in it")
+    parser.add_argument("--json", action="store_true", help="one JSON row a line in place of the table")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep the results, and draw them")
+    options = parser.parse_args()
+    if unknown := [net for net in options.nets if net not in NETS]:
+        parser.error(f"no net {unknown[0]!r}; there are {', '.join(NETS)}")
+    least, seconds = (7, 0.5) if options.quick else (9, 4.0)
+    rate = gemm_rate()
+    about = machine(rate)
+    file = options.out and options.out / f"speed-{about['platform']}.json"
+    rows = json.loads(file.read_text())["rows"] if file and file.exists() else []
+    known = {(r["net"], r["size"], r["what"], r["in_loop"]) for r in rows}
+    if not options.json:
+        print(
+            f"{about['device']}, {about['cores']} cores, JAX {jax.__version__}, products up to {rate / 1e9:.0f} GFLOP/s"
+        )
+        print(f"times, memory and compiling of others over ours; more than 1 is for us\n{HEAD}")
+    chosen = list(works(options.nets or list(NETS), options.quick, options.only))
+    for work in progress(chosen, "benchmarks"):
+        if (work.net, work.size, work.what, work.in_loop) in known:
+            continue
+        row = measured(work, least, seconds)
+        rows.append(row)
+        sys.stderr.write("\r\033[K" if sys.stderr.isatty() else "")
+        print(json.dumps(row | about) if options.json else told(row, rate), flush=True)
+        if file:
+            options.out.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(".part")
+            part.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
+            part.replace(file)
+    if file:
+        picture.draw(rows, about, file.with_suffix(".png"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

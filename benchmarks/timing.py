@@ -1,0 +1,159 @@
+"""How a step is timed: contestants in one process, taking turns, and what a step costs in memory and in compiling.
+
+A machine is shared and its clock drifts, so that a time alone means nothing: contestants run A B A B, and what is
+reported is the median over rounds of the ratio within a round.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+OURS = "ours"
+STEPS = 4  # of a loop in one `lax.scan`
+LEARNING_RATE = 1e-3
+
+
+class Contestant(NamedTuple):
+    """One way to compute a step; `run` returns when it is done."""
+
+    name: str
+    framework: str  # "ours", "jax", "flax", "equinox" or "torch"
+    run: Callable[[], Any]
+    bytes: int | None = None  # temporaries and output
+    compiling: float | None = None  # seconds
+
+
+class Work(NamedTuple):
+    """One step of one net at one size, and everybody who does it."""
+
+    net: str
+    size: str
+    what: str  # which loss, or whose gradient
+    operations: float  # multiplications and additions of a step that does nothing twice
+    losses: dict[
+        tuple[str, str], Callable[..., Any]
+    ]  # (name, framework) -> loss(params, data) for JAX to differentiate
+    params: Any
+    data: Any
+    trains_data: bool = False  # x has a gradient too
+    others: Callable[[], dict[str, Callable[[], Any]]] = dict  # name -> a step of PyTorch's, made when asked for
+    in_loop: bool = False
+
+    @property
+    def title(self) -> str:
+        return f"{self.net} {self.size} {self.what}" + (" in a scan" if self.in_loop else "")
+
+
+def contestants(work: Work) -> Iterator[Contestant]:
+    """Each compiled and run once; their losses must agree."""
+    first = None
+    for (name, framework), loss in work.losses.items():
+        program, args = (_loop if work.in_loop else _step)(loss, work)
+        begin = time.perf_counter()
+        compiled = jax.jit(program).lower(*args).compile()
+        seconds = time.perf_counter() - begin
+        value = float(jnp.ravel(jax.tree.leaves(compiled(*args))[0])[0])  # of the first step
+        first = value if first is None else first
+        if not np.isclose(value, first, rtol=2e-3):
+            raise RuntimeError(f"{work.title}: {name} computes the loss {value}, {OURS} {first}")
+        memory: Any = compiled.memory_analysis()
+        size = memory.temp_size_in_bytes + memory.output_size_in_bytes
+        yield Contestant(name, framework, lambda c=compiled, a=args: jax.block_until_ready(c(*a)), size, seconds)
+    for name, run in (work.others() if not work.in_loop else {}).items():
+        value = run()
+        if not np.isclose(value, first, rtol=2e-3):
+            raise RuntimeError(f"{work.title}: {name} computes the loss {value}, {OURS} {first}")
+        yield Contestant(name, "torch", run)
+
+
+def _step(loss, work):
+    argnums = (0, 1) if work.trains_data else 0
+    x, rest = work.data
+    return jax.value_and_grad(lambda p, x, rest: loss(p, x, *rest), argnums), (work.params, x, rest)
+
+
+def _loop(loss, work):
+    """Descent over a few batches in one `lax.scan`, as in a training loop; where x is trained it is one batch."""
+    x, rest = work.data
+
+    def down(a, g):
+        return a - LEARNING_RATE * g
+
+    def train_both(carry, _):
+        value, grads = jax.value_and_grad(lambda p, x: loss(p, x, *rest), (0, 1))(*carry)
+        return jax.tree.map(down, carry, grads), value
+
+    def train(p, batch):
+        value, grads = jax.value_and_grad(lambda p: loss(p, batch[0], *batch[1]))(p)
+        return jax.tree.map(down, p, grads), value
+
+    if work.trains_data:
+        return lambda p, x: lax.scan(train_both, (p, x), length=STEPS)[::-1], (work.params, x)
+    batches = jax.tree.map(lambda a: jnp.stack([jnp.roll(a, i, 0) for i in range(STEPS)]), (x, rest))
+    return lambda p, batches: lax.scan(train, p, batches)[::-1], (work.params, batches)
+
+
+def interleaved(runs: Sequence[Callable[[], Any]], least: int, seconds: float) -> np.ndarray:
+    """Seconds, a row a round: at least so many rounds, more while there is time, 50 at most."""
+    for run in runs:
+        run()
+    rounds: list[list[float]] = []
+    begin = time.perf_counter()
+    while len(rounds) < least or (time.perf_counter() - begin < seconds and len(rounds) < 50):
+        row = []
+        for run in runs:
+            start = time.perf_counter()
+            run()
+            row.append(time.perf_counter() - start)
+        rounds.append(row)
+    return np.array(rounds)
+
+
+def measured(work: Work, least: int, seconds: float) -> dict[str, Any]:
+    """A row of results."""
+    all_ = list(contestants(work))
+    times = interleaved([c.run for c in all_], least, seconds)
+    mine = times[:, 0]
+    return {
+        "net": work.net,
+        "size": work.size,
+        "what": work.what,
+        "in_loop": work.in_loop,
+        "dtype": "float32",
+        "operations": work.operations * (STEPS if work.in_loop else 1),
+        "rounds": len(times),
+        "contestants": [
+            {
+                "name": c.name,
+                "framework": c.framework,
+                "median_ms": float(np.median(t)) * 1e3,
+                "min_ms": float(np.min(t)) * 1e3,
+                "ratio": float(np.median(t / mine)),  # its time over ours, by rounds
+                "bytes": c.bytes,
+                "compile_s": c.compiling,
+            }
+            for c, t in zip(all_, times.T, strict=True)
+        ],
+    }
+
+
+def best(row: dict[str, Any], *frameworks: str) -> dict[str, Any] | None:
+    """The fastest of these frameworks' contestants."""
+    among = [c for c in row["contestants"] if c["framework"] in frameworks]
+    return min(among, key=lambda c: c["median_ms"], default=None)
+
+
+def gemm_rate() -> float:
+    """Operations a second of the largest product of matrices, the best of a few sizes."""
+    rates = []
+    for n in (512, 1024, 2048):
+        a = jnp.ones((n, n), jnp.float32)
+        product = jax.jit(lambda a: a @ a).lower(a).compile()
+        times = interleaved([lambda f=product, a=a: jax.block_until_ready(f(a))], 5, 0.3)
+        rates.append(2 * n**3 / times.min())
+    return max(rates)
