@@ -15,7 +15,7 @@ SIZES = ((16384, 512, 64, 64), (8192, 1024, 256, 256), (4096, 256, 128, 128), (5
 
 
 def works(quick: bool) -> Iterator[Work]:
-    for size in SIZES[2:] if quick else SIZES:
+    for size in SIZES[2:3] if quick else SIZES:
         yield _work(*size)
 
 

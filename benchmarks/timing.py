@@ -99,14 +99,18 @@ def _loop(loss, work):
 
 
 def interleaved(runs: Sequence[Callable[[], Any]], least: int, seconds: float) -> np.ndarray:
-    """Seconds, a row a round: at least so many rounds, more while there is time, 50 at most."""
-    for run in runs:
-        run()
+    """Seconds, a row a round: at least so many rounds, more while there is time, 50 at most.
+
+    Whose turn it is runs once uncounted, after a pause: threads of another library may still spin for work, and the
+    caches are full of another's arrays.
+    """
     rounds: list[list[float]] = []
     begin = time.perf_counter()
     while len(rounds) < least or (time.perf_counter() - begin < seconds and len(rounds) < 50):
         row = []
         for run in runs:
+            time.sleep(0.01)
+            run()
             start = time.perf_counter()
             run()
             row.append(time.perf_counter() - start)

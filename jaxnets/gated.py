@@ -88,7 +88,7 @@ def _logit(fold: bool, x: Any, eta: Any, W: Any, U: Any, v: Any, r: Any, c: Any)
 
 def _logit_fwd(fold, x, eta, W, U, v, r, c):
     """x [B, a], eta [B, b] -> z_y [B], wide. Saves z and s, in the dtype of x, and makes h, their product, again;
-    folded it saves M and x M."""
+    folded it saves M alone."""
     h_v, kept = _folded(x, eta, W, U, v) if fold else _in_full(x, eta, W, U, v)
     z_y = h_v + dot(x, r)  # (G2)
     if c is not None:
@@ -106,8 +106,7 @@ def _in_full(x, eta, W, U, v):
 def _folded(x, eta, W, U, v):
     sums = wide(x.dtype)
     M = dot(W.astype(sums) * v.astype(sums)[None], U.T)  # W diag(v) Uᵀ
-    x_M = dot(x, M)
-    return jnp.sum(x_M * eta.astype(sums), 1), (M, x_M)  # (G1, G2): h·v = (x M)·η
+    return jnp.sum(dot(x, M) * eta.astype(sums), 1), M  # (G1, G2): h·v = (x M)·η
 
 
 def _logit_bwd(fold, saved, z_y_bar):
@@ -132,15 +131,15 @@ def _in_full_bwd(x, eta, W, U, v, kept, z_y_bar):
 
 
 def _folded_bwd(x, eta, W, U, v, kept, z_y_bar):
-    M, x_M = kept
+    M = kept
     W, U, v = (a.astype(z_y_bar.dtype) for a in (W, U, v))
     by_row = z_y_bar[:, None]
-    M_bar = dot((by_row * x.astype(by_row.dtype)).T, eta)  # M̄ = (z̄_y ⊙ x)ᵀ η
+    M_bar = dot(x.T, by_row * eta.astype(by_row.dtype))  # M̄ = xᵀ (z̄_y ⊙ η)
     P = dot(M_bar, U)
     v_bar = jnp.sum(W * P, 0)  # (G4)
     W_bar = P * v[None]  # (G5, G6): M̄ U diag(v)
     U_bar = dot(M_bar.T, W * v[None])  # (G5, G6): M̄ᵀ W diag(v)
-    return by_row * dot(eta, M.T), by_row * x_M, W_bar, U_bar, v_bar  # (G7)
+    return by_row * dot(eta, M.T), by_row * dot(x, M), W_bar, U_bar, v_bar  # (G7)
 
 
 _logit.defvjp(_logit_fwd, _logit_bwd)
