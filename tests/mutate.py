@@ -26,13 +26,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 RULES = {
     "heads": ["_affine_fwd", "_affine_bwd", "_logistic_fwd", "_logistic_bwd", "_softmax_fwd", "_softmax_bwd"]
+    + ["_affine_adjoints", "_losses_fwd", "_losses_bwd", "_probability"]
     + ["_one_hot", "_finite", "_reduce", "_split_mask", "_logits"],
-    "textconv": ["_embed_fwd", "_embed_bwd", "_features_fwd", "_features_bwd", "_scores", "_first_of_highest"]
-    + ["_row_by_row", "_all_at_once", "_by_platform", "_of_sentence", "_words", "_known"],
+    "textconv": ["_features_fwd", "_features_bwd", "_words", "_scores", "_of_sentence", "_first_at"]
+    + ["_rows_at_once", "_in_blocks", "_by_platform", "_row_by_row", "_all_at_once", "_gathered", "_add_words"]
+    + ["_sentences"],
     "rnn": ["_run_fwd", "_chunk_states", "_run_bwd", "_chunk_deltas", "_valid", "_cut", "_times", "_with_batch"],
-    "gated": ["_logit_fwd", "_logit_bwd"],
+    "gated": ["_folds", "_logit_fwd", "_logit_bwd", "_in_full", "_in_full_bwd", "_folded", "_folded_bwd"],
     "dense": ["_layers_fwd", "_layers_bwd"],
-    "_chunks": ["over_chunks", "chunk_of", "batch_first"],
+    "_chunks": ["over_chunks", "chunk_of", "put_chunk"],
     "_arrays": ["dot", "rows", "add_rows", "_outside_is_last", "reached", "on_same_axes"],
 }
 
@@ -43,21 +45,9 @@ KNOW_BEST = {"_chunks": ("rnn",), "_arrays": ("textconv", "heads")}
 SAME_RESULT = {
     (
         "textconv",
-        "parts = jax.eval_shape(sentence, w[0], [m_k[0] for m_k in m], c[0])[0]",
-        "w[0]",
-        "w[1]",
-    ): "any row has that shape",
-    (
-        "textconv",
-        "parts = jax.eval_shape(sentence, w[0], [m_k[0] for m_k in m], c[0])[0]",
-        "c[0]",
-        "c[1]",
-    ): "any row has that shape",
-    (
-        "textconv",
-        "parts = jax.eval_shape(sentence, w[0], [m_k[0] for m_k in m], c[0])[0]",
-        "m_k[0]",
-        "m_k[1]",
+        "one = jax.tree.map(lambda a: a[0], (x, lengths, m, c))",
+        "a[0]",
+        "a[1]",
     ): "any row has that shape",
     (
         "dense",
@@ -66,21 +56,6 @@ SAME_RESULT = {
         "x, W_bar, b_bar = _changed((entered[0], [], []))",
     ): "of x the dtype alone is read",
     ("heads", "return jnp.sum(losses) / jnp.where(total == 0, 1, total)", "1", "2"): "it divides 0",
-    ("rnn", "return h_t, (h_tm1, h_t if every else None)", "h_t if every else None", "h_t"): "kept and thrown away",
-    ("rnn", "B, T, H = x.shape[0], x.shape[1], W.shape[0]", "W.shape[0]", "W.shape[1]"): "W is square",
-    (
-        "rnn",
-        "h_tm1 = kept if plan.keep else _chunk_states(x_c, valid, U, W, b, kept, False)[1]",
-        "False",
-        "True",
-    ): "kept and thrown away",
-    (
-        "rnn",
-        "return None if _is_index(x) else batch_first(*x_bar), U_bar, W_bar, "
-        "None if b is None else b_bar, h0_bar, None",
-        "None if b is None else b_bar",
-        "b_bar",
-    ): "JAX drops what a rule returns for an input that is not there",
 }
 
 
