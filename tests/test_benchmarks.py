@@ -1,0 +1,84 @@
+"""The benchmarks compute the same thing in every contestant, keep what they measured, and go on where they stopped."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as bench
+from benchmarks import dense, gated, rnn, textconv, timing
+
+WORKS = {
+    "rnn, last step": lambda: rnn._work(6, 2, 3, 4, False),
+    "rnn, every step, in a scan": lambda: rnn._work(6, 2, 3, 4, True)._replace(in_loop=True),
+    "textconv": lambda: textconv._work(2, 9, 5, 3, 4, True),
+    "textconv, tokens, in a scan": lambda: textconv._tokens_work(2, 9, 5, (2, 3), 4, 7)._replace(in_loop=True),
+    "gated": lambda: gated._work(6, 4, 2, 3),
+    "dense": lambda: dense._work(3, (4, 5, 10)),
+}
+
+
+@pytest.fixture(autouse=True)
+def ordinary_settings():
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_contestants_agree(name):
+    """Or `contestants` raises. Ours is the first."""
+    found = list(timing.contestants(WORKS[name]()))
+    assert found[0].framework == timing.OURS
+    assert {"jax"} <= {c.framework for c in found}
+    assert all(c.bytes for c in found if c.framework != "torch")
+
+
+def test_a_contestant_that_computes_something_else_is_told():
+    work = WORKS["dense"]()
+    losses = work.losses | {("twice", "jax"): lambda *args: 2 * dense.plain(*args)}
+    with pytest.raises(RuntimeError, match="dense 3,4/5/10 : twice computes the loss"):
+        list(timing.contestants(work._replace(losses=losses)))
+
+
+def test_turns():
+    calls = []
+    times = timing.interleaved([lambda: calls.append("a"), lambda: calls.append("b")], 3, 0.0)
+    assert "".join(calls) == "aabb" * 3  # once uncounted, once counted
+    assert times.shape == (3, 2)
+
+
+def test_results_are_kept_and_not_measured_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "works", lambda *_: [WORKS["gated"](), WORKS["dense"]()])
+    monkeypatch.setattr(bench, "gemm_rate", lambda: 1e9)
+    row = {"median_ms": 1.0, "min_ms": 1.0, "ratio": 1.0, "bytes": 8, "compile_s": 0.1}
+    measured = []
+
+    def measure(work, *_):
+        measured.append(work.net)
+        rivals = [{"name": f, "framework": f, **row} for f in ("ours", "jax")]
+        what = {"net": work.net, "size": work.size, "what": work.what, "in_loop": work.in_loop}
+        return what | {"operations": 1e6, "contestants": rivals}
+
+    monkeypatch.setattr(bench, "measured", measure)
+    for _ in range(2):
+        monkeypatch.setattr("sys.argv", ["benchmarks", "--out", str(tmp_path)])
+        assert bench.main() == 0
+    assert measured == ["gated", "dense"]
+    (results,) = tmp_path.glob("speed-*.json")
+    assert [r["net"] for r in json.loads(results.read_text())["rows"]] == ["gated", "dense"]
+    assert results.with_suffix(".png").stat().st_size > 5_000
+    assert "gated" in capsys.readouterr().out
+
+
+def test_an_unknown_net_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "gru"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert "no net 'gru'; there are rnn" in capsys.readouterr().err
+
+
+def test_the_floor_is_a_formula():
+    """h W, x U and what they take backward: 2·B·T·H·(3H + 2D) for the recurrent net."""
+    assert rnn._work(6, 2, 3, 4, False).operations == 2 * 6 * 2 * 4 * (3 * 4 + 2 * 3)
+    assert np.isclose(gated._work(6, 4, 2, 3).operations, 2 * min(2 * 6 * 6 + 3 * 24, 2 * 6 * 4 * 5))

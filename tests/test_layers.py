@@ -1,0 +1,50 @@
+"""The operations inside modules of Flax and Equinox: the README's layers, against those that they replace."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from helpers import assert_close, tolerance
+from test_readme import ROOT
+
+nnx = pytest.importorskip("flax.nnx", reason="Flax is in the extra `bench`")
+eqx = pytest.importorskip("equinox", reason="Equinox is in the extra `bench`")
+F32 = jnp.float32
+
+
+@pytest.fixture
+def layers():
+    code = re.search(r"```python\n(from flax import nnx\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+    names = {"jax": jax, "jnp": jnp}
+    exec(code, names)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
+        yield names
+
+
+def test_in_an_nnx_module(layers):
+    model = layers["Text"](embed=5, width=3, filters=4, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (2, 9, 5))
+    conv = nnx.Conv(5, 4, (3,), padding="VALID", rngs=nnx.Rngs(1))
+    conv.kernel[...], conv.bias[...] = model.U[...], model.b[...]
+    ours = nnx.value_and_grad(lambda m: jnp.sum(m(x) ** 2))(model)
+    plain = nnx.value_and_grad(lambda m: jnp.sum(jnp.tanh(m(x)).max(1) ** 2))(conv)
+    assert_close(ours[0], plain[0], tolerance(F32))
+    assert_close(ours[1]["U"][...], plain[1]["kernel"][...], tolerance(F32))
+    assert_close(ours[1]["b"][...], plain[1]["bias"][...], tolerance(F32))
+
+
+def test_in_an_equinox_module(layers):
+    model = layers["States"](inputs=3, hidden=4, key=jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (2, 7, 3))
+
+    def plain(m):
+        def step(h, x_t):
+            h = jnp.tanh(x_t @ m.U + h @ m.W + m.b)
+            return h, h
+
+        return jnp.sum(jax.lax.scan(step, jnp.zeros((2, 4)), x.swapaxes(0, 1))[1] ** 2)
+
+    ours = eqx.filter_jit(eqx.filter_value_and_grad(lambda m: jnp.sum(m(x) ** 2)))(model)
+    assert_close(ours, eqx.filter_value_and_grad(plain)(model), tolerance(F32))
