@@ -16,6 +16,9 @@ from benchmarks.timing import OURS, Work
 from jaxnets import heads, textconv
 
 SIZES = ((64, 400, 300, 3, 100), (32, 1000, 128, 5, 128), (50, 56, 300, 3, 100))
+SLOW_IN_A_LOOP = frozenset(
+    {"tanh before the maximum", "jax.checkpoint of the convolution", "nnx.Conv", "eqx.nn.Conv1d"}
+)
 TOKENS = (50, 60, 300, (3, 4, 5), 100, 18_000)  # movie reviews, as most people train them
 
 
@@ -35,6 +38,7 @@ def _work(B: int, T: int, S: int, k: int, F: int, trained: bool) -> Work:
     return Work(
         "textconv", f"{B},{T},{S},{k},{F}", "x trained" if trained else "x fixed", operations, losses(S, k, F),
         params, (x, (y,)), trains_data=trained, others=partial(torch_steps, params, x, y, trained),
+        alone=SLOW_IN_A_LOOP if T > 100 else frozenset(),  # minutes each, for the reason that lax.conv shows
     )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ class Work(NamedTuple):
     trains_data: bool = False  # x has a gradient too
     others: Callable[[], dict[str, Callable[[], Any]]] = dict  # name -> a step of PyTorch's, made when asked for
     in_loop: bool = False
+    alone: frozenset[str] = frozenset()  # who sits out in a loop
 
     @property
     def title(self) -> str:
@@ -53,6 +54,8 @@ def contestants(work: Work) -> Iterator[Contestant]:
     """Each compiled and run once; their losses must agree."""
     first = None
     for (name, framework), loss in work.losses.items():
+        if work.in_loop and name in work.alone:
+            continue
         program, args = (_loop if work.in_loop else _step)(loss, work)
         begin = time.perf_counter()
         compiled = jax.jit(program).lower(*args).compile()
@@ -99,23 +102,26 @@ def _loop(loss, work):
 
 
 def interleaved(runs: Sequence[Callable[[], Any]], least: int, seconds: float) -> np.ndarray:
-    """Seconds, a row a round: at least so many rounds, more while there is time, 50 at most.
+    """Seconds, a row a round: at least so many rounds (2 where they last minutes), more while there is time, 50 at most.
 
     Whose turn it is runs once uncounted, after a pause: threads of another library may still spin for work, and the
-    caches are full of another's arrays.
+    caches are full of another's arrays. A run of a second feels neither.
     """
     rounds: list[list[float]] = []
     begin = time.perf_counter()
-    while len(rounds) < least or (time.perf_counter() - begin < seconds and len(rounds) < 50):
+    while True:
         row = []
-        for run in runs:
+        for turn, run in enumerate(runs):
             time.sleep(0.01)
-            run()
+            if rounds and rounds[-1][turn] < 1:
+                run()
             start = time.perf_counter()
             run()
             row.append(time.perf_counter() - start)
         rounds.append(row)
-    return np.array(rounds)
+        passed, count = time.perf_counter() - begin, len(rounds)
+        if count >= (least if passed < 60 else min(least, 2)) and (passed >= seconds or count >= 50):
+            return np.array(rounds)
 
 
 def measured(work: Work, least: int, seconds: float) -> dict[str, Any]:

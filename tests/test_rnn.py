@@ -233,10 +233,10 @@ def test_plans():
 def test_logits_of_all_steps_never_exist(save):
     """Neither they nor their adjoints: the head of an every-step loss runs by the chunk."""
     params = rnn.init(KEY, inputs=2, hidden=5, outputs=11, dtype=F64)
-    x, y = jnp.zeros((3, 64, 2)), jnp.zeros((3, 64), int)
+    x, y = jnp.zeros((64, 200, 2)), jnp.zeros((64, 200), int)
     step = str(jax.make_jaxpr(jax.grad(lambda p: rnn.loss(p, x, y, save=save)))(params))
-    assert "11]" in step
-    assert not any(shape in step for shape in ("[3,64,11]", "[64,3,11]", "[192,11]"))
+    assert ",11]" in step
+    assert not any(shape in step for shape in ("[64,200,11]", "[200,64,11]", "[12800,11]"))
 
 
 def temporaries(f, *args):
