@@ -1,6 +1,6 @@
 """A step of every net, ours against autodiff and against other libraries: time, memory, compiling.
 
-    python -m benchmarks [NET …] [--quick] [--only TEXT] [--json] [--out FOLDER]
+    python -m benchmarks [NET …] [--quick] [--only TEXT] [--json] [--out FOLDER] [--show FILE]
 
 Each work alone and inside `lax.scan`, as in a training loop; contestants take turns in one process. `--out` keeps the
 rows as `speed-DEVICE.json` and draws `speed-DEVICE.png`; after an interruption, the same command goes on with what is
@@ -74,6 +74,23 @@ def machine(rate: float) -> dict[str, Any]:
     }
 
 
+def title(about: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
+    return (
+        f"{about['device']}, {about['cores']} cores, products up to {about['gemm_gflops']:.0f} GFLOP/s; {versions}\n"
+        f"time, memory and compiling of others over ours: more than 1 is for us\n{HEAD}"
+    )
+
+
+def show(file: Path) -> int:
+    kept = json.loads(file.read_text())
+    print(title(kept["machine"]))
+    for row in kept["rows"]:
+        print(told(row, kept["machine"]["gemm_gflops"] * 1e9))
+    picture.draw(kept["rows"], kept["machine"], file.with_suffix(".png"))
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("nets", nargs="*", metavar="NET", help=f"which of {', '.join(NETS)} (all if none is named)")
@@ -81,7 +98,10 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="works whose line has this text in it")
     parser.add_argument("--json", action="store_true", help="one JSON row a line in place of the table")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep the results, and draw them")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="print results that were kept, and measure nothing")
     options = parser.parse_args()
+    if options.show:
+        return show(options.show)
     if unknown := [net for net in options.nets if net not in NETS]:
         parser.error(f"no net {unknown[0]!r}; there are {', '.join(NETS)}")
     least, seconds = (7, 0.0) if options.quick else (7, 3.0)
@@ -91,10 +111,7 @@ def main() -> int:
     rows = json.loads(file.read_text())["rows"] if file and file.exists() else []
     known = {(r["net"], r["size"], r["what"], r["in_loop"]) for r in rows}
     if not options.json:
-        print(
-            f"{about['device']}, {about['cores']} cores, JAX {jax.__version__}, products up to {rate / 1e9:.0f} GFLOP/s"
-        )
-        print(f"times, memory and compiling of others over ours; more than 1 is for us\n{HEAD}")
+        print(title(about))
     chosen = list(works(options.nets or list(NETS), options.quick, options.only))
     for work in progress(chosen, "benchmarks"):
         if (work.net, work.size, work.what, work.in_loop) in known:

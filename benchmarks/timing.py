@@ -102,7 +102,8 @@ def _loop(loss, work):
 
 
 def interleaved(runs: Sequence[Callable[[], Any]], least: int, seconds: float) -> np.ndarray:
-    """Seconds, a row a round: at least so many rounds (2 where they last minutes), more while there is time, 50 at most.
+    """Seconds, a row a round: at least so many rounds (2 where they last a minute), more while there is time, 50 at
+    most.
 
     Whose turn it is runs once uncounted, after a pause: threads of another library may still spin for work, and the
     caches are full of another's arrays. A run of a second feels neither.

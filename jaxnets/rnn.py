@@ -199,7 +199,8 @@ def _run_bwd(plan, saved, out_bar):
     sums, index = wide(W.dtype), _is_index(x)
     classes = y is not None and _is_index(y)
     (B, T), (D, H) = x.shape[:2], U.shape
-    W_T = W.T if B < 64 else None  # turned round once where a product of few rows would feel it, else by the product
+    W_wide = W.astype(sums)
+    W_T = W_wide.T if B < 64 else None  # turned round once where a product of few rows would feel it, else by it
 
     def chunk(carry, start, steps, kept):
         handed_back, (x_bar, U_bar, W_bar, b_bar), head_bar = carry
@@ -216,7 +217,7 @@ def _run_bwd(plan, saved, out_bar):
             g, *of_head, of_y = heads._losses_bwd(scored, g)
             *so_far, y_bar = head_bar
             head_bar = *jax.tree.map(jnp.add, so_far, of_head), None if of_y is None else put_chunk(y_bar, of_y, start)
-        handed_back, delta = _chunk_deltas(g, h, valid, cut, W, W_T, handed_back)
+        handed_back, delta = _chunk_deltas(g, h, valid, cut, W_wide, W_T, handed_back)
         h_tm1 = jnp.concatenate([h_in[None], h])[:-1]
         delta = delta.reshape(steps * B, H)
         W_bar = W_bar + dot(h_tm1.reshape(steps * B, H).T, delta)  # (R4)
@@ -251,9 +252,8 @@ def _chunk_deltas(g, h, valid, cut, W, W_T, handed_back):
         delta_t = h_t_bar * (1 - jnp.square(h_t.astype(h_t_bar.dtype)))  # (R3)
         if valid_t is not None:
             delta_t = jnp.where(valid_t[:, None], delta_t, 0)
-        delta_t_W = dot(
-            delta_t, W.T if W_T is None else W_T
-        )  # (R3) for the step before; of the first step it is h̄_0 (R5)
+        turned = W.T if W_T is None else W_T
+        delta_t_W = dot(delta_t, turned)  # (R3) for the step before; of the first step it is h̄_0 (R5)
         if valid_t is not None:
             delta_t_W = jnp.where(valid_t[:, None], delta_t_W, delta_tp1_W)
         return delta_t_W, delta_t
