@@ -124,7 +124,7 @@ def loss(params: Params, x: Any, y: Any, *, weights: Any = None, reduction: str 
     y, weights = heads._check_targets(
         call, "y", y, None if outputs == 1 else outputs, ("B",) if x.ndim == 2 else ("",), weights, reduction
     )
-    return heads._loss_of_logits(_logits(params, x), y, weights, None, reduction)
+    return heads._loss_of_logits(_logits(params, x), y, weights, reduction)
 
 
 def predict(params: Params, x: Any) -> jax.Array:

@@ -167,7 +167,7 @@ def loss(params: Params, x: Any, eta: Any, y: Any, *, weights: Any = None, reduc
     call = Call("gated.loss")
     params, x, eta = _check(call, params, x, eta)
     y, weights = heads._check_targets(call, "y", y, None, ("B",) if x.ndim == 2 else ("",), weights, reduction)
-    return heads._loss_of_logits(_logits(params, x, eta), y, weights, None, reduction)
+    return heads._loss_of_logits(_logits(params, x, eta), y, weights, reduction)
 
 
 def predict(params: Params, x: Any, eta: Any) -> jax.Array:

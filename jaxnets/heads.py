@@ -194,7 +194,7 @@ def _losses_bwd(saved, losses_bar):
     h, V, c, of_head, of_loss = saved
     bwd = _logistic_bwd if V.ndim == 1 else _softmax_bwd
     z_bar, y_bar = bwd(of_loss, losses_bar.reshape(-1))
-    h_bar, V_bar, c_bar = _affine_adjoints(of_head, z_bar.reshape(losses_bar.size, -1))
+    h_bar, V_bar, c_bar = _affine_adjoints(of_head, z_bar.reshape(losses_bar.size, V.size // V.shape[0]))
     c_bar = None if c is None else c_bar.reshape(c.shape)
     return h_bar.reshape(h.shape), V_bar.reshape(V.shape), c_bar, None if y_bar is None else y_bar.reshape(h.shape[:-1])
 
@@ -219,7 +219,7 @@ def logistic(h: Any, v: Any, c: Any, t: Any, *, weights: Any = None, reduction: 
     0.693147
     """
     h, v, c, t, weights = _check_logistic("logistic", h, v, c, t, weights, reduction)
-    return _loss(h, v, c, t, weights, None, reduction)
+    return _loss(h, v, c, t, weights, reduction)
 
 
 def softmax(h: Any, V: Any, c: Any, k: Any, *, weights: Any = None, reduction: str = "mean") -> jax.Array:
@@ -228,25 +228,22 @@ def softmax(h: Any, V: Any, c: Any, k: Any, *, weights: Any = None, reduction: s
     `weights` and `reduction` as for `logistic`. Gradients with respect to `h`, `V`, `c` are H6 and H7 by hand.
     """
     h, V, c, k, weights = _check_softmax("softmax", h, V, c, k, weights, reduction)
-    return _loss(h, V, c, k, weights, None, reduction)
+    return _loss(h, V, c, k, weights, reduction)
 
 
 # What the nets share: unchecked, because they check under their own callers' names.
 
 
-def _loss(
-    h: jax.Array, V: jax.Array, c: jax.Array | None, y: jax.Array, weights: Any, scored: Any, reduction: str
-) -> jax.Array:
-    """The head's loss: `V` a vector, logistic, else softmax. `scored` is a mask on top of the caller's weights, for an
-    `h` that is zero where it is False."""
+def _loss(h: jax.Array, V: jax.Array, c: jax.Array | None, y: jax.Array, weights: Any, reduction: str) -> jax.Array:
+    """The head's loss: `V` a vector, logistic, else softmax."""
     if weights is not None and weights.dtype == jnp.bool_:  # what the caller masks may be anything
         h = jnp.where(weights[..., None], h, jnp.zeros_like(h))
-    return _loss_of_logits(_logits(h, V, c), y, weights, scored, reduction)
+    return _loss_of_logits(_logits(h, V, c), y, weights, reduction)
 
 
-def _loss_of_logits(z: jax.Array, y: jax.Array, weights: Any, scored: Any, reduction: str) -> jax.Array:
+def _loss_of_logits(z: jax.Array, y: jax.Array, weights: Any, reduction: str) -> jax.Array:
     """The loss of wide logits: logistic where they have the axes of `y`, else softmax."""
-    y, weights, scored = _split_mask(y, weights, scored)
+    y, weights, scored = _split_mask(y, weights, None)
     if z.ndim == y.ndim:
         losses = _logistic(*on_same_axes(z, _probability(y, z)))
     else:

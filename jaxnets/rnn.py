@@ -115,19 +115,26 @@ class _Plan(NamedTuple):
     keep: bool  # keep every state; else the one that enters each chunk, and compute the others again
 
 
-def _plan(T: int, B: int, H: int, itemsize: int, out: str, truncate: int | None, save: str | int) -> _Plan:
+def _plan(
+    T: int, B: int, H: int, itemsize: int, out: str, truncate: int | None, save: str | int, classes: int = 1
+) -> _Plan:
     """The cost formula behind `save`: sizes in, decisions out.
 
     Keeping all states costs T·B·H numbers. Keeping those that enter chunks of L steps costs T/L of B·H, and three
     times L for the chunk at hand (sums, states, adjoints), least at L = √(T/3); and one more product h W a step. That
-    product is cheap beside the memory it saves where W is small and the states outgrow the cache.
+    product is worth the memory that it saves where the states outgrow the cache, the more so the smaller W is.
 
-    A chunk's W̄ is one product of L·B terms: from 2²⁴ multiplications on it runs on all cores, from 2²⁵ at full rate.
+    A chunk's W̄ is one product of L·B terms: from 2²⁴ multiplications on it runs on all cores, from 2²⁵ at full rate,
+    so that few rows ask for longer chunks. Its logits, of a head that runs by the chunk, are at most 2²² numbers, or
+    of 512 rows.
     """
-    keep = save == "all" or (save == "auto" and (H > 256 or T * B * H * itemsize <= 8 * 2**20))
+    worth_keeping = 8 * 2**20 * max(1, H / 128) ** 2  # bytes
+    keep = save == "all" or (save == "auto" and T * B * H * itemsize <= worth_keeping)
     if isinstance(save, str):
         terms = max(2**25 // H**2, 512) if keep else max(2**24 // H**2, 1024)
         ideal = max(-(-min(terms, 4096) // max(B, 1)), 1 if keep else round((T / 3) ** 0.5))
+        if out == "losses":
+            ideal = max(min(ideal, max(2**22 // classes, 512) // max(B, 1)), 1)
         chunk = near_divisor(T, ideal) if ideal < T else T
     else:
         chunk = save
@@ -144,7 +151,7 @@ def _run_fwd(plan, x, U, W, b, h0, lengths, head):
     wide, so that their adjoints come back wide: those of a mean over many steps are too small for float16.
 
     Saves the state that enters each chunk and, where the plan says so, every state, once: as they come out, if they do.
-    Neither logits `[B, T, C]` nor their adjoints ever exist as a whole.
+    Of logits and their adjoints only a chunk's exist at a time.
     """
     V, c, y = head or (None, None, None)
     (B, T), sums = x.shape[:2], wide(W.dtype)
@@ -164,33 +171,29 @@ def _run_fwd(plan, x, U, W, b, h0, lengths, head):
 
     out = None if width is None else zeros(width, sums, h0)
     (h_T, out), kept = over_chunks(chunk, (h0, out), T, plan.chunk)
-    came_out = out if plan.keep and plan.out == "states" else None
+    came_out = out.astype(W.dtype) if plan.keep and plan.out == "states" else None  # exact: they were of that dtype
     return h_T.astype(sums) if out is None else out, (x, U, W, b, lengths, head, came_out, kept)
 
 
 def _chunk_states(x, valid, U, W, b, h, wanted):
     """One chunk: x [L, B, D], the state before it -> the state after it and, where wanted, the states [L, B, H]."""
-    one_input = not _is_index(x) and U.shape[0] == 1  # x_t U has no sum in it, and joins the step
-
-    def sums_of_inputs(x):
-        if one_input:
-            x_U = x.astype(wide(U.dtype)) * U[None].astype(wide(U.dtype))  # (R1)
-        else:
-            x_U = rows(U, x) if _is_index(x) else _dot_rows(x, U)  # (R1)
-        x_U = x_U.astype(wide(U.dtype))
-        return x_U if b is None else x_U + b.astype(x_U.dtype).reshape((1,) * (x_U.ndim - 1) + (-1,))  # (R1)
+    sums = wide(W.dtype)
+    one_input = not _is_index(x) and U.shape[0] == 1  # x_t U is no sum then, and joins the step
+    if not one_input:
+        x = (rows(U, x) if _is_index(x) else _dot_rows(x, U)).astype(sums)  # (R1), for the chunk
 
     def step(h_tm1, inputs):
-        x_U_t, valid_t = inputs
-        if one_input:
-            x_U_t = sums_of_inputs(x_U_t[None])[0]
+        x_t, valid_t = inputs
+        x_U_t = x_t.astype(sums) * U.astype(sums) if one_input else x_t  # (R1)
+        if b is not None:
+            x_U_t = x_U_t + b.astype(sums)[None]  # (R1)
         a_t = x_U_t + dot(h_tm1, W)  # (R1)
         h_t = jnp.tanh(a_t).astype(h_tm1.dtype)  # (R1)
         if valid_t is not None:
             h_t = jnp.where(valid_t[:, None], h_t, h_tm1)
         return h_t, h_t if wanted else None
 
-    return lax.scan(step, h, (x if one_input else sums_of_inputs(x), valid))
+    return lax.scan(step, h, (x, valid))
 
 
 def _run_bwd(plan, saved, out_bar):
@@ -200,7 +203,8 @@ def _run_bwd(plan, saved, out_bar):
     classes = y is not None and _is_index(y)
     (B, T), (D, H) = x.shape[:2], U.shape
     W_wide = W.astype(sums)
-    W_T = W_wide.T if B < 64 else None  # turned round once where a product of few rows would feel it, else by it
+    # A product of few rows is slower with a turned W, so that it is turned once; one of many rows turns it for nothing.
+    W_T = W_wide.T if B < 64 else None
 
     def chunk(carry, start, steps, kept):
         handed_back, (x_bar, U_bar, W_bar, b_bar), head_bar = carry
@@ -208,7 +212,7 @@ def _run_bwd(plan, saved, out_bar):
         valid, cut = _valid(lengths, start, steps), _cut(plan.truncate, lengths, T, start, steps)
         x_c = chunk_of(x, start, steps, valid)
         if came_out is not None:
-            h = chunk_of(came_out, start, steps, None).astype(h_in.dtype)
+            h = chunk_of(came_out, start, steps, None)
         elif not plan.keep:
             _, h = _chunk_states(x_c, valid, U, W, b, h_in, True)
         g = chunk_of(out_bar, start, steps, None) if plan.out != "last" else None
@@ -384,11 +388,11 @@ def loss(
     valid = valid_steps(lengths, data.steps)
     classes = None if params.V.ndim == 1 else params.V.shape[1]
     y, weights = heads._check_targets(call, "y", y, classes, shapes, weights, reduction, valid)
+    if not each:
+        return heads._loss(_hidden(params, data, "last"), params.V, params.c, y, weights, reduction)  # (R2)
     scored = None
     if lengths is not None:  # a length out of range is NaN, not silence
         scored = reached(lengths, data.steps) | (lengths < 0)[..., None]
-    if not each:
-        return heads._loss(_hidden(params, data, "last"), params.V, params.c, y, weights, scored, reduction)  # (R2)
     y, weights, scored = heads._split_mask(y, weights, scored)
     losses = _hidden(params, data, "losses", (params.V, params.c, y if classes else heads._probability(y, params.W)))
     return heads._reduce(losses, weights, scored, reduction)
@@ -464,7 +468,8 @@ def _hidden(params: Params, data: _Data, out: str, head: Any = None) -> Any:
     if head is not None and data.single:
         head = (*head[:2], head[2][None])
     sizes = x.shape[1], x.shape[0], params.W.shape[0], params.W.dtype.itemsize
-    plan = _plan(*sizes, out, data.truncate, data.save)
+    classes = 1 if head is None or head[0].ndim == 1 else head[0].shape[1]
+    plan = _plan(*sizes, out, data.truncate, data.save, classes)
     h: Any = _run(plan, *on_same_axes(x, params.U, params.W, params.b, h0, lengths, head))
     return h[0] if data.single else h
 

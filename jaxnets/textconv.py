@@ -131,9 +131,9 @@ def _features_fwd(x, E, U, b, lengths, each=None):
             if b is not None:
                 s = s + b[i].astype(s.dtype)[None]  # (C1)
             s = _of_sentence(s, length, U_k.shape[0])
-            s_m = jnp.max(s, 0)
-            m.append(_first_at(s_m, s))  # (C2)
-            h.append(jnp.tanh(s_m))  # (C3)
+            m_k = _first_of_highest(s)  # (C2)
+            m.append(m_k)
+            h.append(jnp.tanh(jnp.take_along_axis(s, m_k[None], 0, mode="promise_in_bounds")[0]))  # (C3)
         return m, jnp.concatenate(h)
 
     m, h = (each or _in_blocks(x.shape[:2], U))(sentence, x, lengths)
@@ -195,10 +195,11 @@ def _of_sentence(s: jax.Array, length: Any, k: int) -> jax.Array:
     return jnp.where(jnp.arange(s.shape[0], dtype=length.dtype)[:, None] <= jnp.maximum(length - k, 0), s, -jnp.inf)
 
 
-def _first_at(s_m: jax.Array, s: jax.Array) -> jax.Array:
-    """(C2) The maximum [F] and s [T', F] -> where it is first, [F]; NaN wins. Faster than `argmax`."""
+def _first_of_highest(s: jax.Array) -> jax.Array:
+    """(C2) s [T', F] -> [F]. A maximum and a search for it run faster than `argmax`; NaN wins."""
     t = lax.broadcasted_iota(jnp.int32, s.shape, 0)
-    return jnp.min(jnp.where((s == s_m[None]) | jnp.isnan(s), t, s.shape[0] - 1), 0)
+    highest = (s == jnp.max(s, 0, keepdims=True)) | jnp.isnan(s)
+    return jnp.min(jnp.where(highest, t, s.shape[0] - 1), 0)
 
 
 def _rows_at_once(B: int, T: int, filters: int) -> int:
@@ -322,7 +323,7 @@ def loss(
     params, x, lengths = _check(call, params, x, lengths)
     classes = None if params.V.ndim == 1 else params.V.shape[1]
     y, weights = heads._check_targets(call, "y", y, classes, ("",) if _is_single(x) else ("B",), weights, reduction)
-    return heads._loss_of_logits(_logits(params, x, lengths), y, weights, None, reduction)
+    return heads._loss_of_logits(_logits(params, x, lengths), y, weights, reduction)
 
 
 def predict(params: Params, x: Any, lengths: Any = None) -> jax.Array:

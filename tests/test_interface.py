@@ -93,6 +93,17 @@ def test_options_of_a_sequence():
     assert_close(rnn.loss(params, x, y, weights=mask), rnn.loss(params, x, y, jnp.array([3, 7, 0, 1])), tolerance(F64))
 
 
+@pytest.mark.parametrize("outputs", [1, 6])
+def test_no_steps_at_all(outputs):
+    """A loss of every step over none is 0, and moves nothing."""
+    _, params, (x,), _ = draw("rnn", outputs)
+    y = jnp.zeros((4, 0), int)
+    for reduction in ("mean", "sum"):
+        value, grads = jax.value_and_grad(rnn.loss)(params, x[:, :0], y, reduction=reduction)
+        assert value == 0
+        assert all((g == 0).all() for g in jax.tree.leaves(grads))
+
+
 @pytest.mark.parametrize("net", ["textconv", "rnn"])
 def test_all_rows_padded(net):
     """Lengths of 0 all over: text is zero vectors; the last state is h0; no step is scored."""

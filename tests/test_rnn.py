@@ -214,12 +214,19 @@ def test_states_that_come_out_are_kept_as_they_come():
 def test_plans():
     """The formula of `save="auto"`: long and narrow is computed again, short or wide is kept."""
 
-    def plan(T, B, H, save="auto"):
-        return rnn._plan(T, B, H, 4, "last", None, save)[2:]
+    def plan(T, B, H, save="auto", **head):
+        return rnn._plan(T, B, H, 4, "losses" if head else "last", None, save, **head)[2:]
+
+    assert plan(1024, 32, 128, classes=10) == (32, False)
+    assert plan(1024, 32, 128, classes=50_000) == (16, False)  # 512 rows of logits
+    assert plan(28, 32, 128, classes=50_000) == (14, True)
+    assert plan(28, 128, 128, classes=10) == (14, True)
 
     assert plan(784, 128, 128) == (16, False)
     assert plan(784, 32, 128) == (28, False)
     assert plan(4096, 16, 128) == (64, False)
+    assert plan(256, 64, 256) == (8, True)
+    assert plan(4096, 64, 256) == (32, False)
     assert plan(28, 128, 128) == (14, True)
     assert plan(100, 64, 1024) == (10, True)
     assert plan(784, 128, 128, "all") == (16, True)

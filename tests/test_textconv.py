@@ -209,3 +209,16 @@ def test_no_array_of_all_words():
     with jax.default_device(jax.devices("cpu")[0]):
         step = jax.jit(jax.grad(textconv.loss)).lower(params, x, y).compile()
     assert step.memory_analysis().temp_size_in_bytes < 0.3 * words
+
+
+def test_second_derivatives_at_ties():
+    """The first winner has them too: windows that tie and differ, where a mean over winners would show."""
+    U = jnp.array([[[1.0], [0.0]]])  # it reads the first number of a word alone
+    x = jnp.array([[[0.5, 1.0], [0.5, -3.0], [0.1, 2.0]]])
+    got = jax.hessian(lambda U: textconv.loss(textconv.Params(None, (U,), None, jnp.ones(1), None), x, jnp.ones(1)))(U)
+    want = jax.hessian(
+        lambda U: heads.reference_loss(
+            textconv.reference(textconv.Params(None, (U,), None, jnp.ones(1), None), x), jnp.ones(1)
+        )
+    )(U)
+    assert_close(got, want, tolerance(F64))
