@@ -8,6 +8,7 @@ missing.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -24,8 +25,9 @@ from benchmarks.timing import OURS, Work, best, gemm_rate, measured
 from jaxnets.check._progress import progress
 
 NETS = {"rnn": rnn, "textconv": textconv, "gated": gated, "dense": dense}
-HEAD = f"{'net':<9}{'size':<20}{'what':<16}{'':<5}{'ours ms':>9}{'of floor':>9}" + "".join(
-    f"{name:>9}" for name in ("jax.grad", "remat", "flax", "equinox", "torch", "memory", "compile")
+COLUMNS = ("jax.grad", "remat", "flax", "equinox", "torch", "memory", "of remat", "compile")
+HEAD = f"{'net':<9}{'size':<20}{'what':<16}{'':<5}{'ours ms':>9}{'of floor':>9}{'rounds':>7}" + "".join(
+    f"{name:>9}" for name in COLUMNS
 )
 
 
@@ -37,21 +39,22 @@ def works(nets: list[str], quick: bool, only: str) -> Iterator[Work]:
                     yield each
 
 
-def told(row: dict[str, Any], rate: float) -> str:
+def told(row: dict[str, Any]) -> str:
     """A row for the terminal: the others' times and memory over ours."""
-    mine = best(row, OURS)
-    plain = best(row, "jax")
+    mine, plain = best(row, OURS), best(row, "jax")
     assert mine is not None
     assert plain is not None
     ratios = [best(row, framework) for framework in ("jax", "checkpoint", "flax", "equinox", "torch")]
-    least = min(c["bytes"] for c in row["contestants"] if c["framework"] == "jax")
     columns = [f"{c['ratio']:.2f}" if c else "–" for c in ratios]
-    columns += [f"{least / mine['bytes']:.1f}", f"{mine['compile_s'] / plain['compile_s']:.2f}"]
-    floor = row["operations"] / rate * 1e3
+    for framework in ("jax", "checkpoint"):
+        bytes_ = [c["bytes"] for c in row["contestants"] if c["framework"] == framework]
+        columns.append(f"{min(bytes_) / mine['bytes']:.1f}" if bytes_ else "–")
+    columns.append(f"{mine['compile_s'] / plain['compile_s']:.2f}")
+    floor = row["operations"] / row["machine"]["gemm_gflops"] / 1e6
     where = "scan" if row["in_loop"] else ""
     return (
         f"{row['net']:<9}{row['size']:<20}{row['what']:<16}{where:<5}{mine['median_ms']:>9.2f}"
-        f"{mine['median_ms'] / floor:>9.1f}" + "".join(f"{column:>9}" for column in columns)
+        f"{mine['median_ms'] / floor:>9.1f}{row['rounds']:>7}" + "".join(f"{column:>9}" for column in columns)
     )
 
 
@@ -67,11 +70,28 @@ def machine(rate: float) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),
         "cores": os.cpu_count(),
+        "torch_threads": _torch_threads(),
         "processor": platform.processor() or platform.machine(),
         "python": platform.python_version(),
         "versions": versions,
         "gemm_gflops": rate / 1e9,
     }
+
+
+def _torch_threads() -> int | None:
+    if not importlib.util.find_spec("torch"):
+        return None
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _same(row: dict[str, Any], work: Work, about: dict[str, Any], quick: bool) -> bool:
+    """Has this been measured, on this device, in these versions, as thoroughly?"""
+    key = (row["net"], row["size"], row["what"], row["in_loop"], row["quick"])
+    there = row["machine"]
+    same_machine = there["device"] == about["device"] and there["versions"] == about["versions"]
+    return same_machine and key == (work.net, work.size, work.what, work.in_loop, quick)
 
 
 def title(about: dict[str, Any]) -> str:
@@ -83,18 +103,18 @@ def title(about: dict[str, Any]) -> str:
 
 
 def show(file: Path) -> int:
-    kept = json.loads(file.read_text())
-    print(title(kept["machine"]))
-    for row in kept["rows"]:
-        print(told(row, kept["machine"]["gemm_gflops"] * 1e9))
-    picture.draw(kept["rows"], kept["machine"], file.with_suffix(".png"))
+    rows = json.loads(file.read_text())
+    print(title(rows[0]["machine"]))
+    for row in rows:
+        print(told(row))
+    picture.draw(rows, file.with_suffix(".png"))
     return 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("nets", nargs="*", metavar="NET", help=f"which of {', '.join(NETS)} (all if none is named)")
-    parser.add_argument("--quick", action="store_true", help="a few small sizes, in less than two minutes")
+    parser.add_argument("--quick", action="store_true", help="a few small sizes, in about two minutes")
     parser.add_argument("--only", default="", metavar="TEXT", help="works whose line has this text in it")
     parser.add_argument("--json", action="store_true", help="one JSON row a line in place of the table")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep the results, and draw them")
@@ -104,29 +124,26 @@ def main() -> int:
         return show(options.show)
     if unknown := [net for net in options.nets if net not in NETS]:
         parser.error(f"no net {unknown[0]!r}; there are {', '.join(NETS)}")
-    least, seconds = (7, 0.0) if options.quick else (7, 3.0)
-    rate = gemm_rate()
-    about = machine(rate)
-    file = options.out and options.out / f"speed-{about['platform']}.json"
-    rows = json.loads(file.read_text())["rows"] if file and file.exists() else []
-    known = {(r["net"], r["size"], r["what"], r["in_loop"]) for r in rows}
+    least, seconds = (7, 0.0) if options.quick else (7, 2.0)
+    about = machine(gemm_rate())
+    file = options.out and options.out / f"speed-{about['device'].lower().replace(' ', '-')}.json"
+    rows = json.loads(file.read_text()) if file and file.exists() else []
     if not options.json:
         print(title(about))
-    chosen = list(works(options.nets or list(NETS), options.quick, options.only))
-    for work in progress(chosen, "benchmarks"):
-        if (work.net, work.size, work.what, work.in_loop) in known:
+    for work in progress(list(works(options.nets or list(NETS), options.quick, options.only)), "benchmarks"):
+        if any(_same(row, work, about, options.quick) for row in rows):
             continue
-        row = measured(work, least, seconds)
+        row = measured(work, least, seconds) | {"quick": options.quick, "machine": about}
         rows.append(row)
         sys.stderr.write("\r\033[K" if sys.stderr.isatty() else "")
-        print(json.dumps(row | about) if options.json else told(row, rate), flush=True)
+        print(json.dumps(row) if options.json else told(row), flush=True)
         if file:
             options.out.mkdir(parents=True, exist_ok=True)
             part = file.with_suffix(".part")
-            part.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
+            part.write_text(json.dumps(rows, indent=1) + "\n")
             part.replace(file)
     if file:
-        picture.draw(rows, about, file.with_suffix(".png"))
+        picture.draw(rows, file.with_suffix(".png"))
     return 0
 
 

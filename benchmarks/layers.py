@@ -32,7 +32,7 @@ class PlainText(nnx.Module):
         self.conv = nnx.Conv(embed, filters, (width,), padding="VALID", rngs=rngs)
 
     def __call__(self, x):
-        return jnp.max(jnp.tanh(self.conv(x)), 1)
+        return jnp.tanh(jnp.max(self.conv(x), 1))
 
 
 class States(eqx.Module):
@@ -71,31 +71,36 @@ class PlainStates(eqx.Module):
 def descent_of_nnx(model, x):
     structure, params, rest = nnx.split(model, nnx.Param, ...)
 
-    def loss(params):
+    def loss(params, x):
         return jnp.mean(nnx.merge(structure, params, rest)(x) ** 2)
 
-    return _descent(loss, params)
+    return _descent(loss, params, x)
 
 
 def descent_of_equinox(model, x):
     params, static = eqx.partition(model, eqx.is_array)
-    return _descent(lambda params: jnp.mean(eqx.combine(params, static)(x) ** 2), params)
+    return _descent(lambda params, x: jnp.mean(eqx.combine(params, static)(x) ** 2), params, x)
 
 
-def _descent(loss, params):
-    def step(params, _):
-        value, grads = jax.value_and_grad(loss)(params)
-        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), value
+def _descent(loss, params, x):
+    """Four steps in one `lax.scan`, as in a training loop."""
 
-    run = jax.jit(lambda p: lax.scan(step, p, length=4)).lower(params).compile()
-    return lambda: jax.block_until_ready(run(params))
+    def run(params, x):
+        def step(params, _):
+            value, grads = jax.value_and_grad(loss)(params, x)
+            return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), value
+
+        return lax.scan(step, params, length=4)
+
+    compiled = jax.jit(run).lower(params, x).compile()
+    return lambda: jax.block_until_ready(compiled(params, x))
 
 
 def main() -> None:
     key = jax.random.key(0)
     words, steps = jax.random.normal(key, (50, 56, 300)), jax.random.normal(key, (64, 256, 128))
     pairs = {
-        "nnx.Conv, tanh, max -> Text, 50,56,300,3,100": (
+        "nnx.Conv, max, tanh -> Text, 50,56,300,3,100": (
             descent_of_nnx(Text(300, 3, 100, rngs=nnx.Rngs(0)), words),
             descent_of_nnx(PlainText(300, 3, 100, rngs=nnx.Rngs(0)), words),
         ),
@@ -107,7 +112,9 @@ def main() -> None:
     for name, runs in pairs.items():
         times = interleaved(runs, 7, 5.0)
         ours, plain = np.median(times, 0) * 1e3
-        print(f"{name}: {plain:.0f} ms -> {ours:.0f} ms, {np.median(times[:, 1] / times[:, 0]):.1f} times faster")
+        print(
+            f"four steps in a scan, {name}: {plain:.0f} ms -> {ours:.0f} ms, {np.median(times[:, 1] / times[:, 0]):.1f} times faster"
+        )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ COLOURS = {"jax": "#4878a8", "torch": "#d98032", "flax": "#69a86f", "equinox": "
 NAMES = {"jax": "best jax.grad", "torch": "PyTorch", "flax": "Flax", "equinox": "Equinox"}
 
 
-def draw(rows: list[dict[str, Any]], about: dict[str, Any], path: Path) -> None:
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """A line a work, a mark a rival, time on a logarithmic axis; left of 1 the rival is faster."""
     import matplotlib
 
@@ -33,6 +33,7 @@ def draw(rows: list[dict[str, Any]], about: dict[str, Any], path: Path) -> None:
     axes.set_xlabel("time of a step over ours: right of 1 ours is faster")
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=COLOURS[f], label=NAMES[f]) for f in COLOURS]
     axes.legend(handles=handles, loc="lower right", fontsize=8)
+    about = rows[0]["machine"]
     axes.set_title(f"{about['device']}, {about['cores']} cores, JAX {about['versions']['jax']}", fontsize=9)
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -14,6 +14,7 @@ from jax import lax
 
 from benchmarks.timing import OURS, Work
 from jaxnets import heads, rnn
+from jaxnets._chunks import near_divisor
 
 CLASSES = 10
 SIZES = (
@@ -44,6 +45,7 @@ def _work(T: int, B: int, D: int, H: int, every: bool) -> Work:
         ("x U in the loop", "jax"): partial(plain, hoisted=False),
         ("x U before the loop", "jax"): partial(plain, hoisted=True),
         ("jax.checkpoint of the step", "checkpoint"): partial(plain, hoisted=False, remat=True),
+        ("jax.checkpoint of √T steps", "checkpoint"): by_stretches,
     }
     if importlib.util.find_spec("flax"):
         losses["nnx.RNN", "flax"] = flax_loss(D, H)
@@ -66,7 +68,8 @@ def _work(T: int, B: int, D: int, H: int, every: bool) -> Work:
 def plain(p: rnn.Params, x: jax.Array, y: jax.Array, hoisted: bool, remat: bool = False) -> jax.Array:
     """A plain scan; autodiff does the rest."""
     every = y.ndim == 2
-    x_t = jnp.swapaxes(x @ p.U + p.b if hoisted else x, 0, 1)
+    x_t = jnp.swapaxes(x, 0, 1)
+    x_t = x_t @ p.U + p.b if hoisted else x_t
 
     def step(h, x_t):
         h = jnp.tanh((x_t if hoisted else x_t @ p.U + p.b) + h @ p.W)
@@ -77,16 +80,34 @@ def plain(p: rnn.Params, x: jax.Array, y: jax.Array, hoisted: bool, remat: bool 
     return heads.reference_loss(z, y)
 
 
+def by_stretches(p: rnn.Params, x: jax.Array, y: jax.Array) -> jax.Array:
+    """A scan of about √T stretches, each computed again as a whole: the counterpart of our own chunks."""
+    T = x.shape[1]
+    length = near_divisor(T, round(T**0.5))
+    assert T % length == 0
+    x_t = jnp.swapaxes(x, 0, 1).reshape(-1, length, x.shape[0], x.shape[2])
+
+    def step(h, x_t):
+        h = jnp.tanh(x_t @ p.U + p.b + h @ p.W)
+        return h, h if y.ndim == 2 else None
+
+    h_0 = jnp.zeros((x.shape[0], p.W.shape[0]))
+    h_T, h = lax.scan(jax.checkpoint(lambda h, x: lax.scan(step, h, x)), h_0, x_t)
+    z = (jnp.swapaxes(h.reshape(T, *h_T.shape), 0, 1) if y.ndim == 2 else h_T) @ p.V + p.c
+    return heads.reference_loss(z, y)
+
+
 def flax_loss(D: int, H: int) -> Any:
     from flax import nnx
 
-    structure, _, rest = nnx.split(nnx.RNN(nnx.SimpleCell(D, H, rngs=nnx.Rngs(0))), nnx.Param, ...)
+    cell = nnx.SimpleCell(D, H, rngs=nnx.Rngs(0))
+    structure, _, rest = nnx.split(nnx.RNN(cell, return_carry=True), nnx.Param, ...)
 
     def loss(p, x, y):
         cell = {"dense_h": {"kernel": p.W}, "dense_i": {"kernel": p.U, "bias": p.b}}
         net = nnx.merge(structure, nnx.State({"cell": jax.tree.map(nnx.Param, cell)}), rest)
-        h: Any = net(x, initial_carry=jnp.zeros((x.shape[0], H)))
-        return heads.reference_loss((h if y.ndim == 2 else h[:, -1]) @ p.V + p.c, y)
+        h_T, h = net(x, initial_carry=jnp.zeros((x.shape[0], H)))
+        return heads.reference_loss((h if y.ndim == 2 else h_T) @ p.V + p.c, y)
 
     return loss
 

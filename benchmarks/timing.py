@@ -60,7 +60,7 @@ def contestants(work: Work) -> Iterator[Contestant]:
         begin = time.perf_counter()
         compiled = jax.jit(program).lower(*args).compile()
         seconds = time.perf_counter() - begin
-        value = float(jnp.ravel(jax.tree.leaves(compiled(*args))[0])[0])  # of the first step
+        value = float(jnp.ravel(jax.tree.leaves(compiled(*args))[0])[-1])  # in a loop, of its last step
         first = value if first is None else first
         if not np.isclose(value, first, rtol=2e-3):
             raise RuntimeError(f"{work.title}: {name} computes the loss {value}, {OURS} {first}")
@@ -138,6 +138,7 @@ def measured(work: Work, least: int, seconds: float) -> dict[str, Any]:
         "dtype": "float32",
         "operations": work.operations * (STEPS if work.in_loop else 1),
         "rounds": len(times),
+        "gradients_off_eps": _eps_off(work),
         "contestants": [
             {
                 "name": c.name,
@@ -153,6 +154,22 @@ def measured(work: Work, least: int, seconds: float) -> dict[str, Any]:
     }
 
 
+def _eps_off(work: Work) -> float | None:
+    """Our gradient's largest error, in units of float32's rounding times the leaf's largest entry: against autodiff of
+    a plain form in float64, at the same numbers."""
+    if work.in_loop:
+        return None
+    ours, plain, *_ = (loss for (_, framework), loss in work.losses.items() if framework in (OURS, "jax"))
+    program, args = _step(ours, work)
+    found = jax.tree.leaves(jax.jit(program)(*args)[1])
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, (work.params, work.data))
+        program, args = _step(plain, work._replace(params=wide[0], data=wide[1]))
+        true = jax.tree.leaves(jax.jit(program)(*args)[1])
+        off = [float(jnp.max(jnp.abs(g - t)) / jnp.max(jnp.abs(t))) for g, t in zip(found, true, strict=True)]
+    return max(off) / float(jnp.finfo(jnp.float32).eps)
+
+
 def best(row: dict[str, Any], *frameworks: str) -> dict[str, Any] | None:
     """The fastest of these frameworks' contestants."""
     among = [c for c in row["contestants"] if c["framework"] in frameworks]
@@ -162,7 +179,7 @@ def best(row: dict[str, Any], *frameworks: str) -> dict[str, Any] | None:
 def gemm_rate() -> float:
     """Operations a second of the largest product of matrices, the best of a few sizes."""
     rates = []
-    for n in (512, 1024, 2048):
+    for n in (512, 1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192):
         a = jnp.ones((n, n), jnp.float32)
         product = jax.jit(lambda a: a @ a).lower(a).compile()
         times = interleaved([lambda f=product, a=a: jax.block_until_ready(f(a))], 5, 0.3)
