@@ -49,7 +49,7 @@ def torch_steps(params: dense.Params, x: jax.Array, y: jax.Array) -> dict[str, A
 
     layers: list[Any] = []
     for W, b in zip(params.W, params.b or (), strict=True):
-        layers += [torch.nn.Linear(*W.shape), torch.nn.Tanh()]
+        layers += [torch.nn.Linear(W.shape[0], W.shape[1]), torch.nn.Tanh()]
         put(layers[-2], weight=W.T, bias=b)
     net = torch.nn.Sequential(*layers[:-1])
     return {"nn.Sequential": step(lambda x, y: torch.nn.functional.cross_entropy(net(x), y), (net,), (x, y))}

@@ -15,6 +15,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     figure, axes = plt.subplots(figsize=(9, 1.2 + 0.24 * len(rows)), layout="constrained")
     for line, row in enumerate(rows):
@@ -31,7 +32,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("time of a step over ours: right of 1 ours is faster")
-    handles = [plt.Line2D([], [], marker="o", linestyle="", color=COLOURS[f], label=NAMES[f]) for f in COLOURS]
+    handles = [Line2D([], [], marker="o", linestyle="", color=COLOURS[f], label=NAMES[f]) for f in COLOURS]
     axes.legend(handles=handles, loc="lower right", fontsize=8)
     about = rows[0]["machine"]
     axes.set_title(f"{about['device']}, {about['cores']} cores, JAX {about['versions']['jax']}", fontsize=9)

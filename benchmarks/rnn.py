@@ -65,10 +65,10 @@ def _work(T: int, B: int, D: int, H: int, every: bool) -> Work:
     )
 
 
-def plain(p: rnn.Params, x: jax.Array, y: jax.Array, hoisted: bool, remat: bool = False) -> jax.Array:
+def plain(p: Any, x: jax.Array, y: jax.Array, hoisted: bool, remat: bool = False) -> jax.Array:
     """A plain scan; autodiff does the rest."""
     every = y.ndim == 2
-    x_t = jnp.swapaxes(x, 0, 1)
+    x_t: Any = jnp.swapaxes(x, 0, 1)
     x_t = x_t @ p.U + p.b if hoisted else x_t
 
     def step(h, x_t):
@@ -76,11 +76,11 @@ def plain(p: rnn.Params, x: jax.Array, y: jax.Array, hoisted: bool, remat: bool 
         return h, h if every else None
 
     h_T, h = lax.scan(jax.checkpoint(step) if remat else step, jnp.zeros((x.shape[0], p.W.shape[0])), x_t)
-    z = (jnp.swapaxes(h, 0, 1) if every else h_T) @ p.V + p.c
+    z = (jnp.swapaxes(h, 0, 1) if h is not None else h_T) @ p.V + p.c
     return heads.reference_loss(z, y)
 
 
-def by_stretches(p: rnn.Params, x: jax.Array, y: jax.Array) -> jax.Array:
+def by_stretches(p: Any, x: jax.Array, y: jax.Array) -> jax.Array:
     """A scan of about √T stretches, each computed again as a whole: the counterpart of our own chunks."""
     T = x.shape[1]
     length = near_divisor(T, round(T**0.5))

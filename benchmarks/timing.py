@@ -52,7 +52,7 @@ class Work(NamedTuple):
 
 def contestants(work: Work) -> Iterator[Contestant]:
     """Each compiled and run once; their losses must agree."""
-    first = None
+    first: Any = None
     for (name, framework), loss in work.losses.items():
         if work.in_loop and name in work.alone:
             continue

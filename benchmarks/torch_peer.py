@@ -25,7 +25,8 @@ def put(module: torch.nn.Module, **weights: Any) -> None:
 def step(
     loss: Callable[..., torch.Tensor], modules: Sequence[Any], data: Sequence[Any], trains_data: bool = False
 ) -> Callable[[], float]:
-    """A step, on the device that JAX computes on, as a function without arguments: gradients are made anew each time, as an optimizer's loop does."""
+    """A step, on the device that JAX computes on, as a function without arguments. Gradients are made anew each time,
+    as an optimizer's loop does."""
     tensors = [tensor(a) for a in data]
     modules = [m.to(DEVICE) if isinstance(m, torch.nn.Module) else m for m in modules]
     tensors[0].requires_grad_(trains_data)

@@ -77,7 +77,7 @@ def reference(params: Params, x: Any, eta: Any) -> jax.Array:
 
 
 def _folds(B: int, a: int, b: int, c: int) -> bool:
-    """The cost formula: multiplications of a step with the hidden vector folded away, against those with it."""
+    """The cost formula: operations of a step (of the parameters' gradients) folded, against those in full."""
     return 4 * B * a * b + 6 * a * b * c < 4 * B * c * (a + b)
 
 
@@ -178,8 +178,9 @@ def predict(params: Params, x: Any, eta: Any) -> jax.Array:
 
 def _logits(params: Params, x: jax.Array, eta: jax.Array) -> jax.Array:
     x_rows, eta_rows = x.reshape(-1, x.shape[-1]), eta.reshape(-1, eta.shape[-1])
-    fold = _folds(*x_rows.shape, eta_rows.shape[1], params.v.shape[0])
-    return _logit(fold, *on_same_axes(x_rows, eta_rows, *params)).reshape(x.shape[:-1])
+    fold = _folds(x_rows.shape[0], x_rows.shape[1], eta_rows.shape[1], params.v.shape[0])
+    z_y: Any = _logit(fold, *on_same_axes(x_rows, eta_rows, *params))
+    return z_y.reshape(x.shape[:-1])
 
 
 def _check(

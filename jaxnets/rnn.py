@@ -141,6 +141,9 @@ def _plan(
     return _Plan(out, truncate, max(1, min(chunk, T)), keep)
 
 
+_NO_HEAD: Any = (None, None, None)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run(plan: _Plan, x: Any, U: Any, W: Any, b: Any, h0: Any, lengths: Any, head: Any) -> jax.Array:
     return _run_fwd(plan, x, U, W, b, h0, lengths, head)[0]
@@ -153,7 +156,7 @@ def _run_fwd(plan, x, U, W, b, h0, lengths, head):
     Saves the state that enters each chunk and, where the plan says so, every state, once: as they come out, if they do.
     Of logits and their adjoints only a chunk's exist at a time.
     """
-    V, c, y = head or (None, None, None)
+    V, c, y = head or _NO_HEAD
     (B, T), sums = x.shape[:2], wide(W.dtype)
     width = {"last": None, "states": (B, T, W.shape[0]), "losses": (B, T)}[plan.out]
 
@@ -175,7 +178,7 @@ def _run_fwd(plan, x, U, W, b, h0, lengths, head):
     return h_T.astype(sums) if out is None else out, (x, U, W, b, lengths, head, came_out, kept)
 
 
-def _chunk_states(x, valid, U, W, b, h, wanted):
+def _chunk_states(x, valid, U, W, b, h, wanted) -> tuple[jax.Array, Any]:
     """One chunk: x [L, B, D], the state before it -> the state after it and, where wanted, the states [L, B, H]."""
     sums = wide(W.dtype)
     one_input = not _is_index(x) and U.shape[0] == 1  # x_t U is no sum then, and joins the step
@@ -198,9 +201,9 @@ def _chunk_states(x, valid, U, W, b, h, wanted):
 
 def _run_bwd(plan, saved, out_bar):
     x, U, W, b, lengths, head, came_out, kept = saved
-    V, c, y = head or (None, None, None)
+    V, c, y = head or _NO_HEAD
     sums, index = wide(W.dtype), _is_index(x)
-    classes = y is not None and _is_index(y)
+    classes = plan.out == "losses" and _is_index(y)
     (B, T), (D, H) = x.shape[:2], U.shape
     W_wide = W.astype(sums)
     # A product of few rows is slower with a turned W, so that it is turned once; one of many rows turns it for nothing.

@@ -235,7 +235,7 @@ def _row_by_row(sentence: Callable[..., Any], E: Any, x: Any, lengths: Any, m: A
     one = jax.tree.map(lambda a: a[0], (x, lengths, m, c))
     parts = jax.eval_shape(sentence, *one)[0]
     U_bar = [zeros(part.shape, part.dtype, c) for part in parts]
-    E_bar = None if E is None else zeros(E.shape, wide(E.dtype), c)
+    E_bar: Any = None if E is None else zeros(E.shape, wide(E.dtype), c)
 
     def add(total, row):
         U_bar, E_bar = total

@@ -28,14 +28,15 @@ RULES = {
     "heads": ["_affine_fwd", "_affine_bwd", "_logistic_fwd", "_logistic_bwd", "_softmax_fwd", "_softmax_bwd"]
     + ["_affine_adjoints", "_losses_fwd", "_losses_bwd", "_probability"]
     + ["_one_hot", "_finite", "_reduce", "_split_mask", "_logits"],
-    "textconv": ["_features_fwd", "_features_bwd", "_words", "_scores", "_of_sentence", "_first_at"]
+    "textconv": ["_features_fwd", "_features_bwd", "_words", "_scores", "_of_sentence", "_first_of_highest"]
     + ["_rows_at_once", "_in_blocks", "_by_platform", "_row_by_row", "_all_at_once", "_gathered", "_add_words"]
     + ["_sentences"],
-    "rnn": ["_run_fwd", "_chunk_states", "_run_bwd", "_chunk_deltas", "_valid", "_cut", "_times", "_with_batch"],
+    "rnn": ["_run_fwd", "_chunk_states", "_run_bwd", "_chunk_deltas", "_valid", "_cut", "_times", "_with_batch"]
+    + ["_plan", "_zero_beyond", "_dot_rows", "_hidden"],
     "gated": ["_folds", "_logit_fwd", "_logit_bwd", "_in_full", "_in_full_bwd", "_folded", "_folded_bwd"],
     "dense": ["_layers_fwd", "_layers_bwd"],
     "_chunks": ["over_chunks", "chunk_of", "put_chunk"],
-    "_arrays": ["dot", "rows", "add_rows", "_outside_is_last", "reached", "on_same_axes"],
+    "_arrays": ["dot", "rows", "add_rows", "_outside_is_beyond", "reached", "on_same_axes"],
 }
 
 # The rooms whose tests are to notice, where they are not the room's own.
@@ -145,6 +146,8 @@ def mutants(room: str) -> Iterator[Mutant]:
     source = path.read_text()
     seen = {ast.unparse(ast.parse(source))}
     tree = ast.parse(source)
+    if missing := set(RULES[room]) - {f.name for f in tree.body if isinstance(f, ast.FunctionDef)}:
+        raise LookupError(f"{room}.py has no {', '.join(sorted(missing))}")
     for function in tree.body:
         if not isinstance(function, ast.FunctionDef) or function.name not in RULES[room]:
             continue
