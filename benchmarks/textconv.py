@@ -25,7 +25,8 @@ TOKENS = (50, 60, 300, (3, 4, 5), 100, 18_000)  # movie reviews, as most people 
 def works(quick: bool) -> Iterator[Work]:
     for size in SIZES[2:] if quick else SIZES:
         for trained in (True,) if quick else (False, True):
-            yield _work(*size, trained)
+            work = _work(*size, trained)
+            yield work._replace(alone=SLOW_IN_A_LOOP) if quick else work
     if not quick:
         yield _tokens_work(*TOKENS)
 

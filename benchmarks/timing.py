@@ -24,7 +24,7 @@ class Contestant(NamedTuple):
     name: str
     framework: str  # "ours", "jax", "flax", "equinox" or "torch"
     run: Callable[[], Any]
-    bytes: int | None = None  # temporaries and output
+    bytes: int | None = None  # temporaries and output, by the compiler's count
     compiling: float | None = None  # seconds
 
 

@@ -34,10 +34,10 @@ def step(
     leaves += tensors[:1] if trains_data else []
 
     def run() -> float:
-        for p in leaves:
-            p.grad = None
         value = loss(*tensors)
         value.backward()
+        for p in leaves:
+            p.grad = None
         return value.item()
 
     return run

@@ -149,19 +149,21 @@ def _softmax(z: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def _softmax_fwd(z, k):
-    """z [N, C], k [N] -> ℓ [N]. Saves log ŷ."""
+    """z [N, C], k [N] -> ℓ [N]. Saves ŷ."""
     z = _finite(z)
     below = z - jnp.max(z, -1, keepdims=True)
-    log_y = below - jnp.log(jnp.sum(jnp.exp(below), -1, keepdims=True))  # (H5): z − logsumexp(z)
-    loss = -jnp.sum(jnp.where(_one_hot(k, z), log_y, 0), -1)  # (H5): −log ŷ_k
+    above = jnp.exp(below)
+    total = jnp.sum(above, -1, keepdims=True)
+    below_k = jnp.sum(jnp.where(_one_hot(k, z), below, 0), -1)
+    loss = jnp.log(total[:, 0]) - below_k  # (H5): logsumexp(z) − z_k = −log ŷ_k
     known = (k >= 0) & (k < z.shape[-1])
-    return jnp.where(known, loss, jnp.nan), (log_y, k, known)
+    return jnp.where(known, loss, jnp.nan), (above / total, k, known)  # (H5): ŷ
 
 
 def _softmax_bwd(saved, loss_bar):
-    log_y, k, known = saved
+    y, k, known = saved
     loss_bar = jnp.where(known, loss_bar, jnp.nan)[:, None]
-    z_bar = loss_bar * (jnp.exp(log_y) - _one_hot(k, log_y).astype(log_y.dtype))  # (H6, D2)
+    z_bar = loss_bar * (y - _one_hot(k, y).astype(y.dtype))  # (H6, D2)
     return z_bar, None
 
 

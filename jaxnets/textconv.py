@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
@@ -131,9 +132,9 @@ def _features_fwd(x, E, U, b, lengths, each=None):
             if b is not None:
                 s = s + b[i].astype(s.dtype)[None]  # (C1)
             s = _of_sentence(s, length, U_k.shape[0])
-            m_k = _first_of_highest(s)  # (C2)
+            m_k, s_m = _first_of_highest(s)  # (C2)
             m.append(m_k)
-            h.append(jnp.tanh(jnp.take_along_axis(s, m_k[None], 0, mode="promise_in_bounds")[0]))  # (C3)
+            h.append(jnp.tanh(s_m))  # (C3)
         return m, jnp.concatenate(h)
 
     m, h = (each or _in_blocks(x.shape[:2], U))(sentence, x, lengths)
@@ -195,11 +196,28 @@ def _of_sentence(s: jax.Array, length: Any, k: int) -> jax.Array:
     return jnp.where(jnp.arange(s.shape[0], dtype=length.dtype)[:, None] <= jnp.maximum(length - k, 0), s, -jnp.inf)
 
 
-def _first_of_highest(s: jax.Array) -> jax.Array:
-    """(C2) s [T', F] -> [F]. A maximum and a search for it run faster than `argmax`; NaN wins."""
-    t = lax.broadcasted_iota(jnp.int32, s.shape, 0)
-    highest = (s == jnp.max(s, 0, keepdims=True)) | jnp.isnan(s)
-    return jnp.min(jnp.where(highest, t, s.shape[0] - 1), 0)
+@jax.custom_jvp
+def _first_of_highest(s: jax.Array) -> Any:
+    """(C2) s [T', F] -> where each filter scores highest, and that score, [F] both. NaN wins.
+
+    Two maxima run, and compile, faster than `argmax`: of the scores, and of a rank that falls with t and is 0 where
+    the score is lower. NaN, which the first may overlook, has ranks above all others.
+    """
+    windows, highest = s.shape[0], jnp.max(s, 0)
+    counts = jnp.float32 if windows < 2**22 else jnp.int32  # both exact; a maximum of floats is faster
+    t = lax.broadcasted_iota(counts, s.shape, 0)
+    rank = jnp.where(s == highest[None], windows - t, jnp.where(jnp.isnan(s), 2 * windows - t, 0))
+    best = jnp.max(rank, 0).astype(jnp.int32)
+    is_nan = best > windows
+    return jnp.where(is_nan, 2 * windows, windows) - best, jnp.where(is_nan, jnp.nan, highest)
+
+
+@_first_of_highest.defjvp
+def _of_the_first(primals, tangents):
+    """For second derivatives: at a tie, too, the winner's alone."""
+    m, s_m = _first_of_highest(*primals)
+    s_dot = jnp.take_along_axis(tangents[0], m[None], 0, mode="promise_in_bounds")[0]
+    return (m, s_m), (np.zeros(m.shape, jax.dtypes.float0), s_dot)
 
 
 def _rows_at_once(B: int, T: int, filters: int) -> int:

@@ -159,6 +159,18 @@ def test_nan_under_jit_is_nan(where):
     assert np.isnan(x_bar[1]).any()
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (7, 3), (54, 100), (400, 128)])
+def test_the_first_of_the_highest(shape):
+    """Of few values, so that many tie; NaN, which a compiled maximum may overlook, wins."""
+    for case in range(6):
+        s = RNG.integers(0, 5, shape).astype(np.float32)
+        if case % 2:
+            s[tuple(RNG.integers(0, n) for n in shape)] = np.nan
+        m, s_m = jax.jit(textconv._first_of_highest)(s)
+        assert_same(m, s.argmax(0).astype(np.int32))
+        assert_same(s_m, s.max(0))
+
+
 @pytest.mark.parametrize("tokens", [True, False])
 def test_all_devices_compute_the_same(tokens):
     """A few sentences at a time, as on a CPU, and all at once, as elsewhere."""
