@@ -183,6 +183,12 @@ class Call:
             self.fail(ValueError, name, f"at most {LARGEST}", n)
         return n
 
+    def fraction(self, name: str, value: Any) -> float:
+        """A Python number from 0 to below 1."""
+        if isinstance(value, bool) or not isinstance(value, float | int | np.floating) or not 0 <= value < 1:
+            self.fail(ValueError, name, "a number from 0 to below 1", repr(value))
+        return float(value)
+
     def float_dtype(self, dtype: Any) -> np.dtype:
         """The dtype that `init` is asked for; float64 only where JAX can hold it."""
         try:

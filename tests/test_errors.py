@@ -40,6 +40,8 @@ BAD = {
     "textconv filters": (lambda: textconv.forward(TEXT._replace(U=ones(2, 3, 5)), X), TypeError, "params.U", "a tuple of arrays", "ArrayImpl"),
     "max_over_time width": (lambda: textconv.max_over_time(X, ones(7, 5), width=2), ValueError, "U", "k = 2", "[7, 5]"),
     "max_over_time page form": (lambda: textconv.max_over_time(X, ones(8, 5), width=2), ValueError, "x", "S = 4 (from U and width)", "[2, 6, 3]"),
+    "textconv drop": (lambda: textconv.loss(TEXT, X, Y, drop=1, key=KEY), ValueError, "drop", "a number from 0 to below 1", "1"),
+    "textconv key": (lambda: textconv.loss(TEXT, X, Y, drop=0.5, key=3), TypeError, "key", "one key of jax.random", "int 3"),
     "rnn rank": (lambda: rnn.forward(RNN, ones(3)), ValueError, "x", "[B, T, D] or [T, D]", "[3]"),
     "rnn width": (lambda: rnn.forward(RNN, ones(2, 6, 5)), ValueError, "x", "D = 3 (from params.U)", "[2, 6, 5]"),
     "rnn W": (lambda: rnn.forward(RNN._replace(W=ones(4, 5)), X), ValueError, "params.W", "H = 4 (from params.U)", "[4, 5]"),

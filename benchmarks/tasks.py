@@ -1,0 +1,205 @@
+"""Figures on real data, beside those that are published for such nets.
+
+    python -m benchmarks.tasks [TASK …] [--data FOLDER] [--json]
+
+Data lie in the folder that JAXNETS_DATA names. Early stopping sees only a part of the training set; the test set is
+scored once, at the end.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jaxnets import data, gated, rnn, textconv, train
+from jaxnets.check._progress import progress
+
+Say = Callable[[str], None]
+
+
+def mnist_rows(folder: Path, say: Say) -> dict[str, Any]:
+    """Tanh net of 128 over the 28 rows of an image, at most 20 epochs: accuracy on the test set."""
+    parts = {part: _mnist(folder, part) for part in ("train", "t10k")}
+    rest, held_out = data.split(60_000, 5_000 / 60_000)
+    epochs, batch = 20, 50
+    steps = epochs * (len(rest) // batch)
+    rate = optax.cosine_onecycle_schedule(steps, 1e-3)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-3))
+    net = rnn.init(jax.random.key(0), 28, 128, 10)
+    fitted = train.fit(
+        rnn.loss, net, data.take(parts["train"], rest), optimizer, epochs=epochs, batch=batch,
+        validation=data.take(parts["train"], held_out), predict=rnn.predict, monitor="accuracy", watch=_watch(say),
+    )  # fmt: skip
+    found = train.scores(rnn.loss, rnn.predict, fitted.params, parts["t10k"])
+    return {"accuracy": found["accuracy"], "epochs": len(fitted.history)}
+
+
+def _mnist(folder: Path, part: str) -> dict[str, np.ndarray]:
+    (images,), (labels,) = (list(Path(folder, "mnist").glob(f"{part}-{what}*")) for what in ("images", "labels"))
+    x = data.read_idx(images).astype(np.float32) / 255
+    return {"x": x, "y": data.read_idx(labels).astype(np.int32)}
+
+
+def mr(folder: Path, say: Say) -> dict[str, Any]:
+    """Movie reviews, ten folds, widths 3, 4, 5 of 100 filters, no pretrained vectors: mean accuracy."""
+    texts = data.read_polarity(*(folder / "mr" / f"rt-polarity.{end}" for end in ("neg", "pos")))
+    sentences = [text.split() for text in texts.texts]
+    found = [
+        _text_fold(
+            sentences, texts.labels, examples, test, seed, partial(_text_net, widths=(3, 4, 5), filters=100, embed=300)
+        )
+        for seed, (examples, test) in enumerate(progress(list(data.folds(len(sentences), 10)), "mr: folds"))
+    ]
+    say(" ".join(f"{a:.4f}" for a in found))
+    return {"accuracy": float(np.mean(found)), "spread": float(np.std(found)), "folds": 10}
+
+
+def sms(folder: Path, say: Say) -> dict[str, Any]:
+    """Messages, spam or not, trained on the first 30% of the file: accuracy on the rest."""
+    texts = data.read_tsv(folder / "sms" / "SMSSpamCollection")
+    sentences = [data.words(text) for text in texts.texts]
+    n = round(0.3 * len(sentences))
+    net = partial(_text_net, widths=(1, 2, 3), filters=100, embed=100)
+    found = _text_fold(sentences, texts.labels, np.arange(n), np.arange(n, len(sentences)), 0, net)
+    return {"accuracy": found, "trained on": n}
+
+
+def _text_net(seed: int, vocab: int, widths: tuple[int, ...], filters: int, embed: int) -> textconv.Params:
+    return textconv.init(
+        jax.random.key(seed), embed=embed, widths=widths, filters=filters, outputs=2, vocab=vocab
+    )  # fmt: skip
+
+
+def _text_fold(sentences, labels, examples, test, seed, net, epochs=12, drop=0.5) -> float:
+    """Train on `examples`, a tenth of which is watched; accuracy on `test`."""
+    rest, held_out = (examples[part] for part in data.split(len(examples), 0.1, seed))
+    vocabulary = data.Vocabulary.of(sentences[i] for i in rest)
+    encode = vocabulary.encoder()
+
+    def padded(part, count):
+        found = data.buckets([encode(sentences[i]) for i in part], labels[part], count, longest=100)
+        return [{name: bucket[name] for name in ("x", "y", "lengths")} for bucket in found]
+
+    fitted = train.fit(
+        partial(textconv.loss, drop=drop), net(seed, vocabulary.size), padded(rest, 4), optax.adam(1e-3), epochs=epochs,
+        batch=50, seed=seed, validation=padded(held_out, 1)[0], predict=textconv.predict, monitor="accuracy",
+        patience=4, rows={"E": "x"},
+    )  # fmt: skip
+    return train.scores(textconv.loss, textconv.predict, fitted.params, padded(test, 1)[0])["accuracy"]
+
+
+def names(folder: Path, say: Say) -> dict[str, Any]:
+    """First names by gender, ten folds, a tanh net over their characters: mean accuracy."""
+    files = [folder / "names" / f"{who}.txt" for who in ("female", "male")]
+    texts = data.read_polarity(*files)
+    spelled = [f"^{text.strip().lower()}$" for text in texts.texts]
+    alphabet = {character: i for i, character in enumerate(sorted(set("".join(spelled))))}
+    numbers = [np.array([alphabet[c] for c in name], np.int32) for name in spelled]
+    (all_,) = data.buckets(numbers, texts.labels)
+    whole = {name: np.empty_like(all_[name]) for name in ("x", "y", "lengths")}
+    for name, a in whole.items():
+        a[all_["index"]] = all_[name]
+    found = []
+    for seed, (examples, test) in enumerate(progress(list(data.folds(len(numbers), 10)), "names: folds")):
+        rest, held_out = (examples[part] for part in data.split(len(examples), 0.1, seed))
+        fitted = train.fit(
+            rnn.loss, rnn.init(jax.random.key(seed), len(alphabet), 128, 2), data.take(whole, rest),
+            optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3)), epochs=40, batch=32, seed=seed,
+            validation=data.take(whole, held_out), predict=rnn.predict, patience=8,
+        )  # fmt: skip
+        found.append(train.scores(rnn.loss, rnn.predict, fitted.params, data.take(whole, test))["accuracy"])
+    say(" ".join(f"{a:.4f}" for a in found))
+    return {"accuracy": float(np.mean(found)), "spread": float(np.std(found)), "folds": 10}
+
+
+ADULT = [
+    "age", "workclass", "fnlwgt", "education", "education_num", "marital_status", "occupation", "relationship", "race",
+    "sex", "capital_gain", "capital_loss", "hours_per_week", "native_country", "income",
+]  # fmt: skip
+WORK = ["workclass", "education", "education_num", "occupation", "capital_gain", "capital_loss", "hours_per_week"]
+PERSON = ["age", "marital_status", "relationship", "race", "sex", "native_country"]
+
+
+def adult(folder: Path, say: Say) -> dict[str, Any]:
+    """Census income, original split, all rows; x is a person's work, eta the person: accuracy and AUC."""
+    tables = [data.read_csv(folder / "adult" / f"adult.{end}", ADULT, comment="|") for end in ("data", "test")]
+    y = [np.char.startswith(table["income"], ">50K").astype(np.float32) for table in tables]
+    groups = [data.Columns.of(tables[0], names) for names in (WORK, PERSON)]
+    whole, test = ({"x": groups[0].rows(t), "eta": groups[1].rows(t), "y": y_} for t, y_ in zip(tables, y, strict=True))
+    rest, held_out = data.split(len(y[0]), 0.1)
+    fitted = train.fit(
+        gated.loss, gated.init(jax.random.key(0), x=groups[0].size, eta=groups[1].size, hidden=16),
+        data.take(whole, rest), optax.adamw(1e-3, weight_decay=0.1), epochs=60, batch=128,
+        validation=data.take(whole, held_out), predict=gated.predict, patience=10, watch=_watch(say),
+    )  # fmt: skip
+    return train.scores(gated.loss, gated.predict, fitted.params, test)
+
+
+def shakespeare(folder: Path, say: Say) -> dict[str, Any]:
+    """Characters of Shakespeare, the next from those before, a loss at every step; the last tenth is held out: nats."""
+    numbers, alphabet = data.read_characters(folder / "shakespeare" / "input.txt")
+    last = len(numbers) * 9 // 10
+    watched = last * 19 // 20
+    parts = (numbers[:watched], numbers[watched:last], numbers[last:])
+    x_and_y = [data.stretches(part, 128) for part in parts]
+    epochs, batch = 20, 32
+    rate = optax.cosine_onecycle_schedule(epochs * (len(x_and_y[0][0]) // batch), 2e-3)
+    fitted = train.fit(
+        rnn.loss, rnn.init(jax.random.key(0), len(alphabet), 512, len(alphabet)), x_and_y[0],
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-2)), epochs=epochs, batch=batch,
+        validation=x_and_y[1], watch=_watch(say),
+    )  # fmt: skip
+    x, y = x_and_y[2]
+    return {"nats": train.scores(rnn.loss, None, fitted.params, {"x": x, "y": y}, batch=64)["loss"]}
+
+
+TASKS = {"mnist-rows": mnist_rows, "mr": mr, "sms": sms, "names": names, "adult": adult, "shakespeare": shakespeare}
+
+
+def _watch(say: Say) -> Callable[[train.Progress], None]:
+    def watch(p: train.Progress) -> None:
+        if p.entry:
+            figures = " ".join(
+                f"{name} {value:.4f}" for name, value in p.entry.items() if name not in ("epoch", "step")
+            )
+            say(f"epoch {p.epoch} of {p.epochs}: {figures}")
+
+    return watch
+
+
+def main() -> int:
+    """Run the tasks that are named."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tasks", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"which of {', '.join(TASKS)} (all if none is named)")
+    parser.add_argument("--data", type=Path, default=os.environ.get("JAXNETS_DATA"), metavar="FOLDER")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each task")
+    options = parser.parse_args()
+    if options.data is None:
+        parser.error("--data or JAXNETS_DATA must name the folder of the data")
+    if unknown := [task for task in options.tasks if task not in TASKS]:
+        parser.error(f"no task {unknown[0]!r}; there are {', '.join(TASKS)}")
+    for task in options.tasks or TASKS:
+        begin = time.perf_counter()
+        found = TASKS[task](options.data, lambda line, task=task: print(f"{task}: {line}", file=sys.stderr, flush=True))
+        seconds = time.perf_counter() - begin
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+        print(
+            json.dumps({"task": task, **found, "seconds": seconds})
+            if options.json
+            else f"{task}: {figures}; {seconds:.0f} s",
+            flush=True,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+"""Training: any loss of arrays, any optimizer of optax; an epoch is one jitted `lax.scan` over shuffled minibatches.
+
+`fit` trains, watches a validation set, stops in time, keeps checkpoints and goes on from them; `scores` judges,
+`predictions` predicts, by batches. Importing `jaxnets` alone does not import this.
+"""
+
+from jaxnets.train._checkpoint import load as load
+from jaxnets.train._checkpoint import save as save
+from jaxnets.train._fit import Diverged as Diverged
+from jaxnets.train._fit import Fitted as Fitted
+from jaxnets.train._fit import Progress as Progress
+from jaxnets.train._fit import fit as fit
+from jaxnets.train._scores import auc as auc
+from jaxnets.train._scores import predictions as predictions
+from jaxnets.train._scores import scores as scores
+from jaxnets.train._steps import TrainState as TrainState

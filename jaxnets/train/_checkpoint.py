@@ -1,0 +1,141 @@
+"""Checkpoints: one safetensors file each, arrays and record together, whole or not there.
+
+A file is written beside its place, flushed to the disk, and renamed; a digest over all of it is checked before anything
+is read. The last `KEPT` stay, so that a damaged one has another before it. Nothing that is read can run code.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+KEPT = 2
+FORMAT = "jaxnets 1"
+_PATTERN = "step-*.safetensors"
+_BITS = {"bfloat16": np.uint16}  # what safetensors' NumPy side does not know, by its bits
+
+
+def save(folder: str | Path, step: int, tree: Any, record: dict[str, Any]) -> Path:
+    """Keep the arrays of `tree` and `record` (anything of JSON) as the checkpoint of `step`; older ones but the last
+    go. On failure what was there is still there."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays, dtypes = {}, {}
+    for name, a in _leaves(tree):
+        a = np.asarray(jax.random.key_data(a) if _is_key(a) else a)
+        dtypes[name] = a.dtype.name
+        arrays[name] = a.view(_BITS.get(a.dtype.name, a.dtype))
+    about = {"format": FORMAT, "record": json.dumps(record), "dtypes": json.dumps(dtypes)}
+    about["digest"] = _digest(arrays, about)
+    path = folder / f"step-{step:09d}.safetensors"
+    write_whole(path, _safetensors().numpy.save(arrays, about))
+    for old in sorted(folder.glob(_PATTERN))[:-KEPT]:
+        old.unlink()
+    return path
+
+
+def load(folder: str | Path, like: Any) -> tuple[Any, dict[str, Any], Path] | None:
+    """The newest whole checkpoint of a folder: arrays in the structure of `like`, record, file; None if there is none.
+
+    A damaged one is told by a warning, and the one before it is used; where all are damaged, ValueError.
+    """
+    paths = sorted(Path(folder).glob(_PATTERN), reverse=True)
+    for path in paths:
+        try:
+            arrays, record = _read(path)
+        except ValueError as error:
+            warnings.warn(f"{error}; the checkpoint before it is used", stacklevel=2)
+            continue
+        return _as(like, arrays, path), record, path
+    if paths:
+        raise ValueError(f"{folder}: each of the {len(paths)} checkpoints is damaged")
+    return None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put a file in its place, whole or not at all, whatever happens in between; what was there stays until then."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # the name, too, is on the disk
+        finally:
+            os.close(descriptor)
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    safetensors = _safetensors()
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            about = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: damaged ({error})") from error
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a checkpoint of jaxnets (format {about.get('format')!r}, expected {FORMAT!r})")
+    if about.pop("digest", None) != _digest(arrays, about):
+        raise ValueError(f"{path}: damaged (its content is not what was written)")
+    for name, dtype in json.loads(about["dtypes"]).items():
+        arrays[name] = arrays[name].view(jnp.dtype(dtype))
+    return arrays, json.loads(about["record"])
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError("checkpoints need safetensors: pip install 'jaxnets[cli]'") from error
+    return safetensors
+
+
+def _digest(arrays: dict[str, np.ndarray], about: dict[str, str]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(about):
+        digest.update(f"{name}={about[name]}\n".encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape}\n".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _as(like: Any, arrays: dict[str, np.ndarray], path: Path) -> Any:
+    """Arrays by name -> the structure of `like`, whose names, shapes and dtypes they must have."""
+    found = []
+    for name, leaf in _leaves(like):
+        wanted = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        expected = f"{name} {wanted.dtype}{list(wanted.shape)}"
+        if name not in arrays:
+            raise ValueError(f"{path}: has no {expected}; was it written by another net or optimizer?")
+        a = arrays.pop(name)
+        if a.shape != wanted.shape or a.dtype != wanted.dtype:
+            raise ValueError(f"{path}: {name} is {a.dtype}{list(a.shape)}; expected {expected}")
+        a = jnp.asarray(a)
+        found.append(jax.random.wrap_key_data(a, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else a)
+    if arrays:
+        raise ValueError(f"{path}: has {', '.join(arrays)}, which this net and optimizer do not have")
+    return jax.tree.unflatten(jax.tree.structure(like), found)
+
+
+def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield jax.tree_util.keystr(path, simple=True, separator="."), leaf
+
+
+def _is_key(a: Any) -> bool:
+    return isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key)

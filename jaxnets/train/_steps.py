@@ -1,0 +1,104 @@
+"""Steps of descent in one jitted `lax.scan`; of a table, the rows that a batch reads."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+
+class TrainState(NamedTuple):
+    """Where a run stands."""
+
+    params: Any
+    optimizer: Any  # the optimizer's own state
+    step: jax.Array  # [] steps done
+    key: jax.Array  # of the run: order and dropout follow from it, the epoch and the step
+
+
+def start(params: Any, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """A run's first state, in arrays of its own, since steps write over the state that they are given."""
+    params = jax.tree.map(lambda a: jnp.array(a, copy=True), params)
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), jax.random.key(seed))
+
+
+def runner(
+    loss: Callable[..., jax.Array], optimizer: optax.GradientTransformation, rows: Mapping[str, str], keyed: bool
+) -> Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, jax.Array]]:
+    """`state, losses = run(state, data, order)`: a step for each row of `order [steps, batch]`, whose numbers pick
+    examples of `data`. `rows` says which argument picks rows of which table; a `keyed` loss gets a key a step."""
+
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, jax.Array]:
+        read = {table: _rows_read(batch[name], getattr(state.params, table)) for table, name in rows.items()}
+        batch |= {name: read[table][1] for table, name in rows.items()}
+        marks = _marks(optimizer, state, set(rows))
+        small = _rows_of(state, marks, read)
+        if keyed:
+            batch["key"] = jax.random.fold_in(state.key, state.step)
+        value, grads = jax.value_and_grad(loss)(small.params, **batch)
+        updates, kept = optimizer.update(grads, small.optimizer, small.params)
+        after = TrainState(optax.apply_updates(small.params, updates), kept, state.step + 1, state.key)
+        won = {
+            table: jnp.any(getattr(grads, table) != 0, tuple(range(1, getattr(grads, table).ndim))) for table in rows
+        }
+        return _rows_back(state, small, after, marks, read, won), value
+
+    def run(state: TrainState, data: dict[str, jax.Array], order: jax.Array) -> tuple[TrainState, jax.Array]:
+        def one(state, picked):
+            return step(state, {name: a.at[picked].get(mode="promise_in_bounds") for name, a in data.items()})
+
+        return lax.scan(one, state, order)
+
+    return jax.jit(run, donate_argnums=0)
+
+
+# Rows of a table: a step reads and writes those of its batch, never the table as a whole.
+
+
+def _rows_read(tokens: jax.Array, table: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Tokens -> the rows they name, each once, [R] (N where there are fewer), and the tokens as numbers among these.
+    An impossible token stays one."""
+    N, tokens = table.shape[0], tokens.astype(jnp.int32)
+    R = min(tokens.size, N + 1)
+    possible = (tokens >= 0) & (tokens < N)
+    rows, at = jnp.unique(jnp.where(possible, tokens, N), size=R, fill_value=N, return_inverse=True)
+    return rows, jnp.where(possible, at.reshape(tokens.shape).astype(jnp.int32), R)
+
+
+def _marks(optimizer: optax.GradientTransformation, state: TrainState, tables: set[str]) -> TrainState:
+    """Which leaves belong to which table ("" to none): of the parameters, and of what the optimizer keeps for them."""
+    none = jax.tree.map(lambda _: "", state)
+    if not tables:
+        return none
+    of_params = none.params._replace(**{table: table for table in tables})
+    of_optimizer = optax.tree_utils.tree_map_params(
+        optimizer, lambda _, table: table, state.optimizer, of_params, transform_non_params=lambda _: ""
+    )
+    return none._replace(params=of_params, optimizer=of_optimizer)
+
+
+def _rows_of(state: TrainState, marks: TrainState, read: dict[str, Any]) -> TrainState:
+    return jax.tree.map(
+        lambda a, table: a.at[read[table][0]].get(mode="fill", fill_value=0) if table else a, state, marks
+    )
+
+
+def _rows_back(
+    state: TrainState,
+    small: TrainState,
+    after: TrainState,
+    marks: TrainState,
+    read: dict[str, Any],
+    won: dict[str, Any],
+) -> TrainState:
+    """The state with the rows that got gradient as they are after the step; the others stay, moments included."""
+
+    def back(whole, before, now, table):
+        if not table:
+            return now
+        stays = ~won[table].reshape((-1,) + (1,) * (whole.ndim - 1))
+        return whole.at[read[table][0]].set(jnp.where(stays, before, now), mode="drop")
+
+    return jax.tree.map(back, state, small, after, marks)

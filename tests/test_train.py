@@ -1,0 +1,413 @@
+"""Training: what a step does, that nothing of a run depends on how it was cut or interrupted, and what stops it."""
+
+import contextlib
+import json
+import math
+import resource
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from helpers import assert_close, assert_same, tolerance
+from jaxnets import dense, rnn, textconv, train
+from jaxnets.train import _checkpoint, _fit
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(50, 3)).astype(np.float32)
+Y = (X[:, 0] > 0).astype(np.int32)
+NET = dense.init(KEY, sizes=(3, 5, 2))
+ADAM = optax.adam(0.05)
+
+
+@pytest.fixture(autouse=True)
+def ordinary_settings():
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def fit(**options):
+    given = {"epochs": 3, "batch": 8, "seed": 1} | options
+    return train.fit(dense.loss, NET, given.pop("data", (X, Y)), given.pop("optimizer", ADAM), **given)
+
+
+def test_a_step_is_the_optimizers():
+    """One batch that is everything: the order does not matter then."""
+    fitted = fit(epochs=2, batch=50)
+    params, state = NET, ADAM.init(NET)
+    for entry in fitted.history:
+        value, grads = jax.value_and_grad(dense.loss)(params, X, Y)
+        assert math.isclose(value, entry["loss"], rel_tol=1e-5)
+        updates, state = ADAM.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    assert_close(fitted.params, params, 1e-4)
+    assert int(fitted.state.step) == 2
+
+
+def test_every_example_has_its_turn_and_no_epoch_is_like_another():
+    """Each example adds its own power of two to the only parameter: twelve of them make 4095 in one way only."""
+
+    def loss(total, number):
+        return -jnp.sum(total * number)  # whose gradient is the sum of the batch
+
+    for epochs in (1, 2):
+        numbers = 2.0 ** np.arange(12, dtype=np.float32)
+        fitted = train.fit(loss, jnp.zeros(()), (numbers,), optax.sgd(1.0), epochs=epochs, batch=3)
+        assert float(fitted.params) == 4095 * epochs
+    orders = [_fit._Plan([12], [3], [4]).pieces([{}], KEY, epoch, 0) for epoch in (0, 1)]
+    first, second = (np.asarray(next(order)[1]) for order in orders)
+    assert sorted(first.ravel()) == list(range(12))
+    assert (first != second).any()
+
+
+def test_the_same_seed_gives_the_same_bits():
+    assert_same(fit().params, fit().params)
+    assert not np.array_equal(fit().params.W[0], fit(seed=2).params.W[0])
+
+
+@pytest.mark.parametrize("options", [{"at_once": 1}, {"at_once": 2}, {"budget": 300}, {"data": {"y": Y, "x": X}}])
+def test_how_it_is_cut_changes_nothing(options):
+    """Pieces of an epoch, data that go to the device by blocks, a dict in place of a tuple."""
+    assert_same(fit(**options).params, fit().params)
+
+
+def test_the_callers_parameters_stay():
+    before = jax.tree.map(np.array, NET)
+    fit()
+    assert_same(jax.tree.map(np.asarray, NET), before)
+
+
+def test_buckets_take_turns():
+    """Of different shapes; each with steps of its own."""
+    long = {"x": RNG.integers(0, 7, (10, 9)), "y": Y[:10]}
+    short = {"x": RNG.integers(0, 7, (7, 4)), "y": Y[:7]}
+    net = textconv.init(KEY, embed=3, widths=(2,), filters=4, outputs=2, vocab=7)
+    run = partial(train.fit, textconv.loss, net, [long, short], ADAM, batch=3, seed=1, epochs=3)
+    fitted = run()
+    assert int(fitted.state.step) == 3 * (3 + 2)
+    assert_same(fitted.params, run(budget=100_000).params)
+    assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
+
+
+# Rows of a table.
+
+TEXT = textconv.init(KEY, embed=3, widths=(2,), filters=4, outputs=2, vocab=30)
+TOKENS = RNG.integers(1, 20, (12, 6))  # rows 20 to 29, and 0, are never read
+
+
+def fit_rows(optimizer, rows, **options):
+    given = {"epochs": 3, "batch": 4, "seed": 3} | options
+    return train.fit(textconv.loss, TEXT, (TOKENS, np.arange(12) % 2), optimizer, rows=rows, **given)
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(1.0))])
+def test_rows_alone_are_the_same_descent(optimizer):
+    assert_close(fit_rows(optimizer, {"E": "x"}).params, fit_rows(optimizer, None).params, tolerance(jnp.float32))
+
+
+def test_rows_alone_are_the_same_adam_where_every_row_wins():
+    """With a filter a coordinate, whatever its sign, each word of a text of one window has gradient."""
+    tokens = np.stack([RNG.permutation(6) for _ in range(12)])
+    net = textconv.init(KEY, embed=3, widths=(6,), filters=4, outputs=2, vocab=6)
+    run = partial(train.fit, textconv.loss, net, (tokens, np.arange(12) % 2), ADAM, epochs=3, batch=4)
+    whole, rows = run(), run(rows={"E": "x"})
+    assert_close(rows.params, whole.params, 1e-4)
+    assert_close(rows.state.optimizer, whole.state.optimizer, 1e-4)
+
+
+def test_rows_that_are_not_read_or_do_not_win_rest():
+    """Their moments, too."""
+    after = fit_rows(optax.adamw(0.1), {"E": "x"})
+    unread = np.r_[0, 20:30]
+    np.testing.assert_array_equal(after.params.E[unread], TEXT.E[unread])
+    assert not np.asarray(after.state.optimizer[0].mu.E)[unread].any()
+    one = train.fit(textconv.loss, TEXT, (TOKENS[:1], [1]), ADAM, epochs=1, rows={"E": "x"})
+    grad = jax.grad(textconv.loss)(TEXT, jnp.asarray(TOKENS[:1]), jnp.array([1])).E
+    won = np.asarray(grad).any(1)
+    np.testing.assert_array_equal((np.asarray(one.params.E) != np.asarray(TEXT.E)).any(1), won)
+
+
+def test_an_impossible_token_stays_one():
+    """And is refused by name, though it is met in the middle of a compiled loop."""
+    with pytest.raises(ValueError, match=r"textconv.loss: x must be within 0 … 29 \(a row of params.E\); got 30"):
+        train.fit(textconv.loss, TEXT, (np.full((4, 6), 30), np.arange(4) % 2), ADAM, epochs=1, rows={"E": "x"})
+
+
+# Dropout.
+
+
+def test_dropout_is_another_each_step_and_the_same_each_run():
+    net = textconv.init(KEY, embed=3, widths=(2,), filters=40, outputs=2)
+    x, y = jnp.asarray(RNG.normal(size=(6, 5, 3)), jnp.float32), jnp.arange(6) % 2
+    loss = partial(textconv.loss, drop=0.5)
+    run = partial(train.fit, loss, net, (x, y), optax.sgd(0.0), epochs=4, batch=6)
+    losses = [entry["loss"] for entry in run().history]
+    assert len(set(losses)) == 4
+    assert losses == [entry["loss"] for entry in run().history]
+    assert loss(net, x, y) == textconv.loss(net, x, y)  # without a key nothing is dropped
+
+
+def test_dropout_keeps_the_mean():
+    """Of the logits, which are linear in the features."""
+    net = textconv.init(KEY, embed=3, widths=(2,), filters=40)
+    x = jnp.asarray(RNG.normal(size=(1, 5, 3)), jnp.float32)
+    keys = jax.random.split(KEY, 4000)
+    z = jax.vmap(lambda key: textconv._logits(net, x, None, 0.3, key))(keys)
+    spread = float(z.std()) / math.sqrt(len(keys))
+    assert abs(float(z.mean() - textconv.forward(net, x)[0])) < 5 * spread
+
+
+# Validation, early stopping.
+
+
+def test_the_best_epoch_is_kept_and_the_run_stops():
+    held_out = (X[:20], 1 - Y[:20])  # the opposite is asked, so that it gets worse from the first epoch on
+    fitted = fit(epochs=50, validation=held_out, patience=2, predict=dense.predict)
+    assert len(fitted.history) == 3
+    assert_same(fitted.params, fit(epochs=1).params)
+    last = fitted.history[-1]
+    assert math.isclose(last["validation_loss"], dense.loss(fitted.state.params, X[:20], 1 - Y[:20]), rel_tol=1e-5)
+    assert 0 <= last["validation_accuracy"] <= 0.5
+
+
+def test_scores():
+    net = dense.init(KEY, sizes=(3, 1))
+    data = {"x": X, "y": Y}
+    found = train.scores(dense.loss, dense.predict, net, data, batch=7)
+    p = np.asarray(dense.predict(net, X))
+    assert math.isclose(found["loss"], dense.loss(net, X, Y), rel_tol=1e-5)
+    assert math.isclose(found["accuracy"], ((p > 0.5) == Y).mean())
+    wins = [(a > b) + (a == b) / 2 for a in p[Y == 1] for b in p[Y == 0]]
+    assert math.isclose(found["auc"], np.mean(wins), rel_tol=1e-6)
+    net = rnn.init(KEY, 3, 4, 2)
+    x, y, lengths = RNG.normal(size=(5, 6, 3)).astype(np.float32), RNG.integers(0, 2, (5, 6)), np.array([6, 0, 3, 1, 6])
+    predict = partial(rnn.predict, every_step=True)
+    found = train.scores(rnn.loss, predict, net, {"x": x, "y": y, "lengths": lengths})
+    right = np.asarray(predict(net, x)).argmax(-1) == y
+    assert math.isclose(found["accuracy"], np.concatenate([r[:n] for r, n in zip(right, lengths, strict=True)]).mean())
+
+
+# Interruptions, checkpoints.
+
+
+@pytest.mark.parametrize("stop", range(1, 10))
+def test_stopped_and_gone_on_with(stop, tmp_path):
+    """By steps, within an epoch and at its end: the same bits, the same history but for the clock."""
+    held_out = (X[:20], Y[:20])
+    options = {"at_once": 2, "validation": held_out, "patience": 9}
+    whole = fit(**options)
+    visits = iter(range(1, 100))
+    part = fit(out=tmp_path, watch=lambda _: next(visits) == stop, **options)
+    assert part.state.step < whole.state.step or stop == 9
+    fitted = fit(out=tmp_path, **options)
+    assert_same(fitted.params, whole.params)
+    assert_same(fitted.state._replace(key=None), whole.state._replace(key=None))
+    clockless = [[{k: v for k, v in e.items() if k != "seconds"} for e in f.history] for f in (fitted, whole)]
+    assert clockless[0] == clockless[1]
+    assert len(list(tmp_path.iterdir())) == _checkpoint.KEPT
+
+
+def test_killed_between_any_two_operations_on_files(tmp_path, monkeypatch):
+    """Wherever the process ends while it saves, what is on the disk is whole, and the run ends with the same bits."""
+
+    class Killed(BaseException):
+        pass
+
+    whole = fit(epochs=4)
+    for moment in range(50):
+        out = tmp_path / str(moment)
+        calls = iter(range(1000))
+
+        def dies(f, moment=moment, calls=calls):
+            def call(*args, **options):
+                if next(calls) == moment:
+                    raise Killed
+                return f(*args, **options)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for owner, name in ((_checkpoint.os, "fsync"), (_checkpoint.Path, "replace"), (_checkpoint.Path, "unlink")):
+                patch.setattr(owner, name, dies(getattr(owner, name)))
+            with contextlib.suppress(Killed):
+                fit(epochs=4, out=out)
+        assert_same(fit(epochs=4, out=out).params, whole.params)
+        if moment > next(calls):
+            break
+
+
+CHILD = """
+import sys
+import jax, numpy as np, optax
+from jaxnets import dense, train
+from jaxnets.train import _fit
+
+_fit.SAVE_EVERY = 0.0  # after each piece, that there be much to interrupt
+x = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
+net = dense.init(jax.random.key(0), sizes=(3, 5, 2))
+data = x, (x[:, 0] > 0).astype(np.int32)
+print("begun", flush=True)
+fitted = train.fit(dense.loss, net, data, optax.adam(0.05), epochs=60, batch=8, at_once=10, out=sys.argv[1] or None)
+print(b"".join(np.asarray(a).tobytes() for a in jax.tree.leaves(fitted.params)).hex())
+"""
+
+
+def test_killed_from_outside_at_any_moment(tmp_path):
+    """The process is gone without a word, again and again; the run ends with the same bits all the same."""
+
+    def child(out):
+        return subprocess.Popen([sys.executable, "-c", CHILD, str(out)], stdout=subprocess.PIPE, text=True)
+
+    whole, _ = child("").communicate()
+    delays, kills = np.random.default_rng(1), 0
+    while kills < 8:
+        process = child(tmp_path / "run")
+        assert process.stdout.readline() == "begun\n"
+        try:
+            rest, _ = process.communicate(timeout=delays.uniform(0.3, 1.5))
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+            for path in (tmp_path / "run").glob("step-*"):
+                _checkpoint._read(path)  # what is there is whole
+    else:
+        _, rest = child(tmp_path / "run").communicate()[0].split("\n", 1)
+    assert kills >= 2
+    assert rest == whole.split("\n", 1)[1]
+
+
+def test_more_epochs_later(tmp_path):
+    fit(epochs=2, out=tmp_path)
+    assert_same(fit(epochs=5, out=tmp_path).params, fit(epochs=5).params)
+
+
+def test_another_run_is_not_overwritten(tmp_path):
+    fit(out=tmp_path)
+    with pytest.raises(ValueError, match=r"out holds another run.*'batch': 8.*this one.*'batch': 4"):
+        fit(out=tmp_path, batch=4)
+    with pytest.raises(ValueError, match=r"state\.params\.W\.0"):
+        train.fit(dense.loss, dense.init(KEY, sizes=(3, 6, 2)), (X, Y), ADAM, epochs=1, batch=8, seed=1, out=tmp_path)
+
+
+def damaged(path, how):
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) * 2 // 3])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "not one at all":
+        path.write_bytes(b"hello " * 100)
+    else:
+        at = int(how * (len(content) - 1))
+        path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "not one at all", 0.0, 0.05, 0.3, 0.6, 0.9, 1.0])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(how, tmp_path):
+    fit(epochs=3, out=tmp_path)
+    older, newest = sorted(tmp_path.iterdir())
+    damaged(newest, how)
+    with pytest.warns(UserWarning, match=f"{newest.name}.*the checkpoint before it is used"):
+        assert_same(fit(epochs=4, out=tmp_path).params, fit(epochs=4).params)
+    for path in tmp_path.iterdir():
+        damaged(path, how)
+    with (
+        pytest.warns(UserWarning, match="the checkpoint before it is used"),
+        pytest.raises(ValueError, match="each of the 2 checkpoints is damaged"),
+    ):
+        fit(out=tmp_path)
+    assert older.name < newest.name
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.int8, jnp.bool_])
+def test_a_checkpoint_holds_any_dtype(dtype, tmp_path):
+    tree = {"a": jnp.arange(6).reshape(2, 3).astype(dtype), "key": jax.random.key(3), "none": None, "0d": jnp.ones(())}
+    train.save(tmp_path, 7, tree, {"text": "ä", "inf": math.inf})
+    found, record, path = train.load(tmp_path, jax.tree.map(jnp.zeros_like, tree) | {"key": jax.random.key(0)})
+    assert record == {"text": "ä", "inf": math.inf}
+    assert path.name == "step-000000007.safetensors"
+    assert jnp.array_equal(jax.random.key_data(found.pop("key")), jax.random.key_data(tree.pop("key")))
+    assert_same(found, tree)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    fit(epochs=1, out=tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            fit(epochs=2, out=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert_same(fit(epochs=2, out=tmp_path).params, fit(epochs=2).params)
+
+
+def test_no_file_can_run_code(tmp_path):
+    """A checkpoint is a safetensors file: a header of JSON, and numbers."""
+    fit(epochs=1, out=tmp_path)
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert json.loads(header["__metadata__"]["record"])["step"] == 6
+
+
+# What stops a run.
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    """At the step it happens; the last good checkpoint is named, and still good."""
+
+    def loss(p, x, y):
+        return jnp.where(p["steps"] > 7.5, jnp.nan, 1.0) * dense.loss(p["net"], x, y) - p["steps"]
+
+    start = {"net": NET, "steps": jnp.zeros(())}
+    with pytest.raises(
+        train.Diverged, match=r"the loss of step 9 is nan\. The last good checkpoint is .*step-000000006"
+    ):
+        train.fit(loss, start, (X, Y), optax.sgd(1.0), epochs=3, batch=8, out=tmp_path)
+    found = train.load(
+        tmp_path, {"state": train.TrainState(start, optax.sgd(1.0).init(start), jnp.int32(0), KEY), "best": None}
+    )
+    assert int(found[0]["state"].step) == 6
+
+
+BAD = {
+    "epochs": ({"epochs": 0}, ValueError, "fit: epochs must be at least 1; got 0"),
+    "batch": ({"batch": 2.5}, TypeError, "fit: batch must be an integer"),
+    "patience alone": ({"patience": 2}, ValueError, "fit: validation must be given where patience is"),
+    "monitor": ({"monitor": "f1"}, ValueError, "fit: monitor must be one of 'loss', 'accuracy', 'auc'; got 'f1'"),
+    "sizes": ({"data": (X, Y[:9])}, ValueError, "fit: data must be arrays of one number of examples, at least one; got {'x': 50, 'y': 9}"),
+    "nothing": ({"data": (X[:0], Y[:0])}, ValueError, "{'x': 0, 'y': 0}"),
+    "no buckets": ({"data": []}, ValueError, "fit: data must be a list of at least one bucket"),
+    "an array": ({"data": X}, TypeError, "fit: data must be a tuple of at most 2 \\(x, y\\), or a dict"),
+    "rows": ({"rows": {"E": "x"}}, ValueError, "fit: rows must be a dict from tables of params; got 'E'"),
+    "rows of floats": ({"rows": {"W": "x"}}, ValueError, "fit: rows must be a dict to arguments of whole numbers"),
+    "accuracy": ({"monitor": "accuracy", "validation": (X, Y)}, ValueError, "fit: monitor must be one of the scores \\(loss\\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_arguments(name):
+    options, kind, message = BAD[name]
+    with pytest.raises(kind, match=message):
+        fit(**options)
+
+
+def test_what_watch_is_told():
+    seen = []
+    fit(epochs=2, at_once=3, watch=seen.append)
+    assert [(p.epoch, p.epochs, p.step, p.steps, p.entry is None) for p in seen] == [
+        (1, 2, 3, 6, True), (1, 2, 6, 6, False), (2, 2, 9, 6, True), (2, 2, 12, 6, False),
+    ]  # fmt: skip
