@@ -23,7 +23,7 @@ def folds(n: int, k: int, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarra
     """k pairs of training and test examples; each example is in the test part of one.
 
     >>> [sorted(test.tolist()) for _, test in folds(4, 2)]
-    [[2, 3], [0, 1]]
+    [[0, 2], [1, 3]]
     """
     if not 2 <= k <= n:
         raise ValueError(f"folds: k must be within 2 … {n} (the examples); got {k}")

@@ -38,8 +38,10 @@ def runner(
         if keyed:
             batch["key"] = jax.random.fold_in(state.key, state.step)
         value, grads = jax.value_and_grad(loss)(small.params, **batch)
-        updates, kept = optimizer.update(grads, small.optimizer, small.params)
-        after = TrainState(optax.apply_updates(small.params, updates), kept, state.step + 1, state.key)
+        with jax.numpy_dtype_promotion("standard"):  # which optax is written for
+            updates, kept = optimizer.update(grads, small.optimizer, small.params)
+            params = optax.apply_updates(small.params, updates)
+        after = TrainState(params, kept, state.step + 1, state.key)
         won = {
             table: jnp.any(getattr(grads, table) != 0, tuple(range(1, getattr(grads, table).ndim))) for table in rows
         }
