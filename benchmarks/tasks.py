@@ -86,8 +86,7 @@ def _text_fold(sentences, labels, examples, test, seed, net, epochs=12, drop=0.5
     encode = vocabulary.encoder()
 
     def padded(part, count):
-        found = data.buckets([encode(sentences[i]) for i in part], labels[part], count, longest=100)
-        return [{name: bucket[name] for name in ("x", "y", "lengths")} for bucket in found]
+        return data.buckets([encode(sentences[i]) for i in part], labels[part], count, longest=100)
 
     fitted = train.fit(
         partial(textconv.loss, drop=drop), net(seed, vocabulary.size), padded(rest, 4), optax.adam(1e-3), epochs=epochs,
@@ -104,10 +103,9 @@ def names(folder: Path, say: Say) -> dict[str, Any]:
     spelled = [f"^{text.strip().lower()}$" for text in texts.texts]
     alphabet = {character: i for i, character in enumerate(sorted(set("".join(spelled))))}
     numbers = [np.array([alphabet[c] for c in name], np.int32) for name in spelled]
-    (all_,) = data.buckets(numbers, texts.labels)
-    whole = {name: np.empty_like(all_[name]) for name in ("x", "y", "lengths")}
-    for name, a in whole.items():
-        a[all_["index"]] = all_[name]
+    (padded,) = data.buckets(numbers, np.arange(len(numbers)))
+    back = np.argsort(padded["y"])  # buckets sort by length
+    whole = {"x": padded["x"][back], "y": texts.labels, "lengths": padded["lengths"][back]}
     found = []
     for seed, (examples, test) in enumerate(progress(list(data.folds(len(numbers), 10)), "names: folds")):
         rest, held_out = (examples[part] for part in data.split(len(examples), 0.1, seed))

@@ -29,6 +29,7 @@ RULES = {
     + ["_affine_adjoints", "_losses_fwd", "_losses_bwd", "_probability"]
     + ["_one_hot", "_finite", "_reduce", "_split_mask", "_logits"],
     "textconv": ["_features_fwd", "_features_bwd", "_words", "_scores", "_of_sentence", "_first_of_highest"]
+    + ["_of_the_first"]
     + ["_rows_at_once", "_in_blocks", "_by_platform", "_row_by_row", "_all_at_once", "_gathered", "_add_words"]
     + ["_sentences"],
     "rnn": ["_run_fwd", "_chunk_states", "_run_bwd", "_chunk_deltas", "_valid", "_cut", "_times", "_with_batch"]

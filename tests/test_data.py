@@ -58,6 +58,9 @@ def test_csv(tmp_path):
     np.testing.assert_array_equal(table["age"], [39, np.nan, 4.5])
     assert table["job"].tolist() == ["clerk, senior", "", "smith"]
     assert data.read_csv(put(tmp_path, "1,a\n2,b"), names=["n", "c"])["n"].tolist() == [1, 2]
+    quoted = data.read_csv(put(tmp_path, 'a,b\r\n1,"x\n\n|y"\r\n02,z\r\n'), comment="|", text=["a"])
+    assert quoted["b"].tolist() == ["x\n\n|y", "z"]
+    assert quoted["a"].tolist() == ["1", "02"]
 
 
 def test_columns_learn_from_the_training_part_alone():
@@ -75,6 +78,20 @@ def test_columns_learn_from_the_training_part_alone():
         data.Columns.of(table, ["m"])
 
 
+def test_columns_of_whole_numbers_and_truth_values():
+    table = {"n": np.array([0, 1, 2, 3]), "b": np.array([True, False, True, False])}
+    np.testing.assert_allclose(data.Columns.of(table, ["n", "b"]).rows(table).mean(0), 0, atol=1e-7)
+    for columns, message in (
+        ({"n": np.array([1.0, np.inf])}, "column 'n' must be finite"),
+        ({"n": np.array([])}, "column 'n' must have at least one number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            data.Columns.of(columns, ["n"])
+    for names in ([], ["n", "n"]):
+        with pytest.raises(ValueError, match="names must be different columns, at least one"):
+            data.Columns.of(table, names)
+
+
 def test_characters_and_stretches(tmp_path):
     numbers, alphabet = data.read_characters(put(tmp_path, "banana"))
     assert alphabet == "abn"
@@ -84,7 +101,7 @@ def test_characters_and_stretches(tmp_path):
     assert "".join(alphabet[i] for i in data.read_characters(put(tmp_path, "nab"), alphabet)[0]) == "nab"
     with pytest.raises(ValueError, match=r"file: must be text of the 3 characters of the alphabet; got 'z' too"):
         data.read_characters(put(tmp_path, "nabz"), alphabet)
-    with pytest.raises(ValueError, match="numbers must be more than length, 6; got 6"):
+    with pytest.raises(ValueError, match=r"numbers must be more than length, 6, .*; got 6"):
         data.stretches(numbers, 6)
 
 
@@ -119,6 +136,12 @@ BAD = {
     "no label": (lambda d: data.read_jsonl(put(d, '{"text": "a"}')), ValueError, "line 1: must be an object with 'text' and 'label'"),
     "no string": (lambda d: data.read_jsonl(put(d, '{"text": 3, "label": 1}')), ValueError, "must be a string under 'text'; got 3"),
     "ragged": (lambda d: data.read_csv(put(d, "a,b\n1,2\n\n1,2,3")), ValueError, r"line 4: must be 2 cells \(a, b\); got 3"),
+    "ragged after a quoted line": (lambda d: data.read_csv(put(d, 'a,b\n1,"x\ny"\n2\n')), ValueError, r"line 4: must be 2 cells"),
+    "a quote that is not closed": (lambda d: data.read_csv(put(d, 'a,b\n1,"x\n2,y\n')), ValueError, "line 3: must be CSV; got unexpected end"),
+    "no such column": (lambda d: data.read_csv(put(d, "a,b\n1,2"), text=["c"]), ValueError, "must be columns with 'c'"),
+    "an NPY file": (lambda d: data.read_npz(npy(d)), ValueError, "must be an NPZ file"),
+    "sizes beyond all": (lambda d: data.read_idx(put(d, bytes([0, 0, 8, 2]) + b"\xff" * 8)), ValueError, "must be 18446744065119617037 bytes"),
+    "deep JSON": (lambda d: data.read_jsonl(put(d, "[" * 100_000)), ValueError, "line 1: must be an object of JSON"),
     "header alone": (lambda d: data.read_csv(put(d, "a,b\n")), ValueError, "must have at least one row"),
     "twice": (lambda d: data.read_csv(put(d, "a,a\n1,2")), ValueError, "must be columns of different names; got a, a"),
     "no NPZ": (lambda d: data.read_npz(put(d, "hello")), ValueError, "must be an NPZ file of plain arrays"),
@@ -130,6 +153,11 @@ BAD = {
 
 def flip(content):
     return content[:15] + bytes([content[15] ^ 16]) + content[16:]
+
+
+def npy(folder):
+    np.save(folder / "a.npy", IMAGES)
+    return folder / "a.npy"
 
 
 def npz():
@@ -166,16 +194,20 @@ def test_buckets_lose_nothing():
     seen = {}
     for bucket in found:
         assert bucket["x"].shape[1] == max(bucket["lengths"].max(), 1)
-        for x, y, length, i in zip(*(bucket[k] for k in ("x", "y", "lengths", "index")), strict=True):
-            assert y == i
+        for x, y, length in zip(*bucket.values(), strict=True):
             assert not x[length:].any()
-            seen[int(i)] = x[:length].tolist()
+            seen[int(y)] = x[:length].tolist()
     assert seen == {i: s.tolist() for i, s in enumerate(sequences)}
     (cut,) = data.buckets(sequences, np.arange(7), longest=4)
     assert cut["x"].shape == (7, 4)
     assert cut["lengths"].max() == 4
     with pytest.raises(ValueError, match="got 2 for 7"):
         data.buckets(sequences, np.arange(2))
+    with pytest.raises(ValueError, match="count must be at least 1; got 0"):
+        data.buckets(sequences, np.arange(7), count=0)
+    with pytest.raises(ValueError, match="must share dtype and width"):
+        data.buckets([np.array([1]), np.array([0.5])], np.arange(2))
+    assert data.buckets([np.array([]), np.array([3])], np.arange(2))[0]["x"].dtype == int
 
 
 def test_splits():
@@ -190,7 +222,7 @@ def test_splits():
     with pytest.raises(ValueError, match="held_out must leave both parts"):
         data.split(10, 0.01)
     with pytest.raises(ValueError, match="k must be within 2 … 3"):
-        next(data.folds(3, 4))
+        data.folds(3, 4)
     assert data.take({"a": [5, 6, 7]}, np.array([2, 0]))["a"].tolist() == [7, 5]
 
 

@@ -16,7 +16,7 @@ import optax
 import pytest
 
 from helpers import assert_close, assert_same, tolerance
-from jaxnets import dense, rnn, textconv, train
+from jaxnets import data, dense, rnn, textconv, train
 from jaxnets.train import _checkpoint, _fit
 
 KEY = jax.random.key(0)
@@ -61,7 +61,7 @@ def test_every_example_has_its_turn_and_no_epoch_is_like_another():
         numbers = 2.0 ** np.arange(12, dtype=np.float32)
         fitted = train.fit(loss, jnp.zeros(()), (numbers,), optax.sgd(1.0), epochs=epochs, batch=3)
         assert float(fitted.params) == 4095 * epochs
-    orders = [_fit._Plan([12], [3], [4]).pieces([{}], KEY, epoch, 0) for epoch in (0, 1)]
+    orders = [_fit._Plan([12], [3], [4], [4]).pieces([{}], KEY, epoch, 0) for epoch in (0, 1)]
     first, second = (np.asarray(next(order)[1]) for order in orders)
     assert sorted(first.ravel()) == list(range(12))
     assert (first != second).any()
@@ -92,8 +92,32 @@ def test_buckets_take_turns():
     run = partial(train.fit, textconv.loss, net, [long, short], ADAM, batch=3, seed=1, epochs=3)
     fitted = run()
     assert int(fitted.state.step) == 3 * (3 + 2)
-    assert_same(fitted.params, run(budget=100_000).params)
+    for cut in ({"at_once": 1}, {"at_once": 2}, {"budget": 100}):
+        assert_same(fitted.params, run(**cut).params)
     assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
+
+
+def test_from_words_to_a_net(tmp_path):
+    """As the README says: buckets go to `fit` as they are, for training, validation and scores; stopped and gone on
+    with in pieces of another size, it ends with the same bits."""
+    sentences = ["a b", "b c d", "a", "c c c c", "d", "b a", "d c d", "a b a b"]
+    vocabulary = data.Vocabulary.of(s.split() for s in sentences)
+    found = data.buckets([vocabulary.numbers(s.split()) for s in sentences], np.arange(8) % 2, count=3)
+    net = textconv.init(KEY, embed=3, widths=(2,), filters=4, outputs=2, vocab=vocabulary.size)
+    run = partial(train.fit, partial(textconv.loss, drop=0.2), net, found, ADAM, epochs=2, batch=2)
+    options = {"validation": found, "predict": textconv.predict, "monitor": "accuracy", "rows": {"E": "x"}}
+    whole = run(**options)
+    for stop in (1, 2, 3):
+        visits = iter(range(1, 99))
+        run(**options, out=tmp_path / str(stop), at_once=1, watch=lambda _, v=visits, s=stop: next(v) == s)
+        assert_same(run(**options, out=tmp_path / str(stop)).params, whole.params)
+    right = train.scores(textconv.loss, textconv.predict, whole.params, found)["accuracy"]
+    assert right == max(entry["validation_accuracy"] for entry in whole.history)
+
+
+@pytest.mark.parametrize("optimizer", [optax.contrib.prodigy(), optax.contrib.reduce_on_plateau(), optax.lion(0.01)])
+def test_optimizers_of_other_kinds(optimizer):
+    assert fit(optimizer=optimizer).history
 
 
 # Rows of a table.
@@ -138,6 +162,19 @@ def test_an_impossible_token_stays_one():
     """And is refused by name, though it is met in the middle of a compiled loop."""
     with pytest.raises(ValueError, match=r"textconv.loss: x must be within 0 … 29 \(a row of params.E\); got 30"):
         train.fit(textconv.loss, TEXT, (np.full((4, 6), 30), np.arange(4) % 2), ADAM, epochs=1, rows={"E": "x"})
+
+
+@pytest.mark.parametrize(
+    "optimizer", [optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation(), optax.contrib.muon(0.1)]
+)
+def test_rows_ask_for_an_optimizer_that_goes_row_by_row(optimizer):
+    with pytest.raises(ValueError, match="fit: rows: "):
+        fit_rows(optimizer, {"E": "x"})
+
+
+def test_rows_of_a_masked_optimizer():
+    masked = optax.masked(ADAM, jax.tree.map(lambda _: True, TEXT))
+    assert_same(fit_rows(masked, {"E": "x"}).params, fit_rows(ADAM, {"E": "x"}).params)
 
 
 # Dropout.
@@ -363,7 +400,35 @@ def test_no_file_can_run_code(tmp_path):
     assert json.loads(header["__metadata__"]["record"])["step"] == 6
 
 
+def test_save_never_takes_away_what_it_has_just_saved(tmp_path):
+    for step in (10, 20, 1):
+        path = train.save(tmp_path, step, {"a": jnp.ones(2)}, {})
+        assert path.exists()
+    assert len(list(tmp_path.iterdir())) == _checkpoint.KEPT
+
+
+def test_a_turned_array_is_kept_as_it_is(tmp_path):
+    a = np.arange(12.0, dtype=np.float32).reshape(3, 4).T
+    train.save(tmp_path, 1, {"a": a}, {})
+    np.testing.assert_array_equal(train.load(tmp_path, {"a": jnp.zeros((4, 3))})[0]["a"], a)
+
+
 # What stops a run.
+
+
+def test_broken_parameters_are_no_good_checkpoint(tmp_path):
+    """A step's loss is that of the parameters before it."""
+    with pytest.raises(train.Diverged, match="the parameters after step 1 are not all finite"):
+        train.fit(
+            lambda a, x: jnp.sqrt(a) + 0 * x.sum(),
+            jnp.zeros(()),
+            (X,),
+            optax.sgd(1.0),
+            epochs=3,
+            batch=50,
+            out=tmp_path,
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
@@ -386,15 +451,24 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
 BAD = {
     "epochs": ({"epochs": 0}, ValueError, "fit: epochs must be at least 1; got 0"),
     "batch": ({"batch": 2.5}, TypeError, "fit: batch must be an integer"),
-    "patience alone": ({"patience": 2}, ValueError, "fit: validation must be given where patience is"),
+    "patience alone": ({"patience": 2}, ValueError, "fit: validation must be given where patience or monitor is"),
+    "seed": ({"seed": 1.5}, TypeError, "fit: seed must be an integer"),
+    "at_once": ({"at_once": 0}, ValueError, "fit: at_once must be at least 1; got 0"),
+    "optimizer": ({"optimizer": 0.1}, TypeError, "fit: optimizer must be one of optax, as .*; got float"),
+    "no targets": ({"data": (X,)}, TypeError, "fit: data must be data for all that the loss needs \\(x, y\\); got none for 'y'"),
+    "what it does not take": ({"data": {"x": X, "y": Y, "z": Y}}, TypeError, "fit: data must be a dict of arguments .*; got 'z' too"),
+    "not a bucket": ({"data": [X, Y]}, TypeError, r"fit: data\[0\] must be a tuple .*; got a ndarray\. A list is a list of buckets"),
     "monitor": ({"monitor": "f1"}, ValueError, "fit: monitor must be one of 'loss', 'accuracy', 'auc'; got 'f1'"),
     "sizes": ({"data": (X, Y[:9])}, ValueError, "fit: data must be arrays of one number of examples, at least one; got {'x': 50, 'y': 9}"),
     "nothing": ({"data": (X[:0], Y[:0])}, ValueError, "{'x': 0, 'y': 0}"),
     "no buckets": ({"data": []}, ValueError, "fit: data must be a list of at least one bucket"),
     "an array": ({"data": X}, TypeError, "fit: data must be a tuple of at most 2 \\(x, y\\), or a dict"),
-    "rows": ({"rows": {"E": "x"}}, ValueError, "fit: rows must be a dict from tables of params; got 'E'"),
+    "rows": ({"rows": {"E": "x"}}, ValueError, "fit: rows must be a dict from tables of params, a NamedTuple,; got 'E'"),
     "rows of floats": ({"rows": {"W": "x"}}, ValueError, "fit: rows must be a dict to arguments of whole numbers"),
-    "accuracy": ({"monitor": "accuracy", "validation": (X, Y)}, ValueError, "fit: monitor must be one of the scores \\(loss\\)"),
+    "accuracy": ({"monitor": "accuracy", "validation": (X, Y)}, ValueError, "fit: predict must be given where monitor is 'accuracy'"),
+    "one class": ({"monitor": "auc", "validation": (X, Y), "predict": dense.predict}, ValueError, "fit: monitor must be one of the scores"),
+    "bad validation": ({"validation": (X, Y + 7)}, ValueError, "dense.loss: y must be within 0 … 1 .*; got [78]"),
+    "a bad label": ({"data": (X, Y + 1)}, ValueError, "dense.loss: y must be within 0 … 1 .*; got 2"),
 }  # fmt: skip
 
 

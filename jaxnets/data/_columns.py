@@ -23,11 +23,13 @@ class Columns(NamedTuple):
                [ 1.,  0.,  1.],
                [ 0.,  1.,  0.]], dtype=float32)
         """
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"Columns: names must be different columns, at least one; got {list(names)}")
         scales, categories = {}, {}
         for name in names:
             column = _column(table, name)
             if column.dtype.kind == "f":
-                there = column[np.isfinite(column)]
+                there = column[~np.isnan(column)]
                 if not len(there):
                     raise ValueError(f"Columns: column {name!r} must have at least one number; all are missing")
                 scales[name] = (float(there.mean()), float(there.std()) or 1.0)
@@ -48,15 +50,16 @@ class Columns(NamedTuple):
             column = _column(table, name)
             if name in self.scales:
                 if column.dtype.kind != "f":
-                    example = next(cell for cell in column if not _is_number(cell))
+                    example = next((cell for cell in column if not _is_number(cell)), column[0])
                     raise ValueError(f"Columns: column {name!r} must be numbers; got {str(example)!r}")
                 mean, spread = self.scales[name]
                 parts.append(np.nan_to_num((column - mean) / spread, nan=0.0)[:, None])
                 continue
             known = np.array(self.categories[name])
-            cells = (
-                column.astype(str) if column.dtype.kind != "f" else np.where(np.isnan(column), "", column.astype(str))
-            )
+            if column.dtype.kind == "f" and not np.isnan(column).all():
+                remedy = f"Read the file with text=[{name!r}]."
+                raise ValueError(f"Columns: column {name!r} must be strings, as it was; got numbers. {remedy}")
+            cells = np.full(len(column), "") if column.dtype.kind == "f" else column
             if len(unknown := np.setdiff1d(cells, [*known, ""])):
                 shown = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
                 raise ValueError(f"Columns: column {name!r} must be one of {shown}; got {str(unknown[0])!r}")
@@ -67,7 +70,13 @@ class Columns(NamedTuple):
 def _column(table: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     if name not in table:
         raise ValueError(f"Columns: there is no column {name!r}; there are {', '.join(table)}")
-    return table[name]
+    column = np.asarray(table[name])
+    if column.dtype.kind not in "fiub":
+        return column.astype(str)
+    column = column.astype(np.float64)
+    if np.isinf(column).any():
+        raise ValueError(f"Columns: column {name!r} must be finite, or missing (NaN); got infinity")
+    return column
 
 
 def _is_number(cell: Any) -> bool:

@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import math
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,7 @@ import numpy as np
 from jaxnets.data._text import Texts
 
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 MISSING = ("", "?", "NA", "N/A", "NaN", "nan")
 
 
@@ -27,11 +30,9 @@ def read_idx(path: str | Path) -> np.ndarray:
         )
     dtype, axes = np.dtype(_IDX_TYPES[content[2]]), content[3]
     head = 4 + 4 * axes
-    shape = np.frombuffer(content[4:head], ">u4").astype(int).tolist() if len(content) >= head else None
-    if shape is None or len(content) != head + int(np.prod(shape)) * dtype.itemsize:
-        expected = (
-            f"{axes} sizes" if shape is None else f"{head + int(np.prod(shape)) * dtype.itemsize} bytes for {shape}"
-        )
+    shape = np.frombuffer(content[4:head], ">u4").tolist() if len(content) >= head else None
+    if shape is None or len(content) != head + math.prod(shape) * dtype.itemsize:
+        expected = f"{axes} sizes" if shape is None else f"{head + math.prod(shape) * dtype.itemsize} bytes for {shape}"
         _fail(path, expected, f"{len(content)} bytes: truncated, or with something appended")
     return np.frombuffer(content, dtype, offset=head).reshape(shape).astype(dtype.newbyteorder("="))
 
@@ -44,7 +45,10 @@ def read_polarity(*paths: str | Path) -> Texts:
     for path, found in zip(paths, texts, strict=True):
         _some(path, found, "line with a text")
     labels = np.repeat(np.arange(len(paths), dtype=np.int32), [len(found) for found in texts])
-    return Texts([text for found in texts for text in found], labels, tuple(Path(path).name for path in paths))
+    classes = tuple(Path(path).name for path in paths)
+    if len(set(classes)) != len(classes):
+        classes = tuple(map(str, paths))
+    return Texts([text for found in texts for text in found], labels, classes)
 
 
 def read_tsv(path: str | Path) -> Texts:
@@ -64,39 +68,58 @@ def read_jsonl(path: str | Path, text: str = "text", label: str = "label") -> Te
     for number, line in _lines(path):
         try:
             found = json.loads(line)
-        except json.JSONDecodeError as error:
-            _fail(path, "an object of JSON", f"{line[:40]!r} ({error.msg})", number)
+        except (ValueError, RecursionError) as error:
+            _fail(path, "an object of JSON", f"{line[:40]!r} ({error})", number)
         if not isinstance(found, dict) or not {text, label} <= set(found):
             _fail(path, f"an object with {text!r} and {label!r}", line[:40], number)
         if not isinstance(found[text], str):
             _fail(path, f"a string under {text!r}", repr(found[text]), number)
+        if not isinstance(found[label], str | int):
+            _fail(path, f"a string or a whole number under {label!r}", repr(found[label]), number)
         rows.append((str(found[label]), found[text]))
     return _labelled(path, rows)
 
 
 def read_csv(
-    path: str | Path, names: Sequence[str] | None = None, missing: Sequence[str] = MISSING, comment: str | None = None
+    path: str | Path,
+    names: Sequence[str] | None = None,
+    missing: Sequence[str] = MISSING,
+    comment: str | None = None,
+    text: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
-    """Columns by name: float64 where all that is there are numbers (NaN where one is missing), else strings ("" where
-    one is missing). `names` if the file has no header; lines that begin with `comment` are left out."""
-    lines = [(number, line) for number, line in _lines(path) if not (comment and line.startswith(comment))]
-    rows = list(csv.reader([line for _, line in lines], skipinitialspace=True))
-    header = list(names) if names is not None else [cell.strip() for cell in rows.pop(0)] if rows else []
-    numbers = [number for number, _ in lines][-len(rows) :] if rows else []
+    """Columns by name: float64 where all that is there are numbers (NaN where one is missing), else, and where `text`
+    names them, strings ("" where one is missing). `names` if the file has no header; lines that begin with `comment`
+    are left out."""
+    rows = _csv_rows(path, comment)
+    header = [cell.strip() for cell in rows.pop(0)[1]] if names is None and rows else list(names or ())
     _some(path, rows, "row")
     if len(set(header)) != len(header):
         _fail(path, "columns of different names", ", ".join(header))
-    for number, row in zip(numbers, rows, strict=True):
+    if absent := set(text) - set(header):
+        _fail(path, f"columns with {min(absent)!r}, which text names", ", ".join(header))
+    for number, row in rows:
         if len(row) != len(header):
             _fail(path, f"{len(header)} cells ({', '.join(header)[:60]})", f"{len(row)}", number)
     columns = {}
-    for name, cells in zip(header, zip(*rows, strict=True), strict=True):
+    for name, cells in zip(header, zip(*(row for _, row in rows), strict=True), strict=True):
         cells = ["" if cell.strip() in missing else cell.strip() for cell in cells]
-        try:
+        columns[name] = np.array(cells, dtype=str)
+        if name not in text and all(_NUMBER.fullmatch(cell) for cell in cells if cell):
             columns[name] = np.array([float(cell) if cell else np.nan for cell in cells])
-        except ValueError:
-            columns[name] = np.array(cells, dtype=str)
     return columns
+
+
+def _csv_rows(path: str | Path, comment: str | None) -> list[tuple[int, list[str]]]:
+    """Rows that are not blank, with the number of the line at which each ends."""
+    reader = csv.reader(io.StringIO(_decoded(path), newline=""), skipinitialspace=True, strict=True)
+    rows = []
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row) and not (comment and row[0].startswith(comment)):
+                rows.append((reader.line_num, row))
+    except csv.Error as error:
+        _fail(path, "CSV", str(error), reader.line_num)
+    return rows
 
 
 def read_characters(path: str | Path, alphabet: str | None = None) -> tuple[np.ndarray, str]:
@@ -112,13 +135,17 @@ def read_characters(path: str | Path, alphabet: str | None = None) -> tuple[np.n
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """Arrays by name. Nothing in the file is run: arrays of objects are refused."""
+    content = io.BytesIO(_content(path))
+    if not zipfile.is_zipfile(content):
+        _fail(path, "an NPZ file of plain arrays", "another format, or a part of one")
     try:
-        with np.load(io.BytesIO(_content(path)), allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                _fail(path, "an NPZ file", "a single array (NPY)")
+        with np.load(content, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path}: must be an NPZ file of plain arrays; it cannot be read ({error})") from error
+    for name, a in arrays.items():
+        if not isinstance(a, np.ndarray):
+            _fail(path, "an NPZ file of plain arrays", f"something else, {name!r}, in it")
     _some(path, arrays, "array")
     return arrays
 

@@ -1,6 +1,6 @@
 """Parts of a data set: held out, or fold by fold; the same for the same seed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ def split(n: int, held_out: float, seed: int = 0) -> tuple[np.ndarray, np.ndarra
     return order[count:], order[:count]
 
 
-def folds(n: int, k: int, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def folds(n: int, k: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     """k pairs of training and test examples; each example is in the test part of one.
 
     >>> [sorted(test.tolist()) for _, test in folds(4, 2)]
@@ -28,10 +28,9 @@ def folds(n: int, k: int, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarra
     if not 2 <= k <= n:
         raise ValueError(f"folds: k must be within 2 … {n} (the examples); got {k}")
     parts = np.array_split(np.random.default_rng(seed).permutation(n), k)
-    for i, test in enumerate(parts):
-        yield np.concatenate([part for j, part in enumerate(parts) if j != i]), test
+    return [(np.concatenate([*parts[:i], *parts[i + 1 :]]), test) for i, test in enumerate(parts)]
 
 
 def take(data: Mapping[str, Any], examples: np.ndarray) -> dict[str, Any]:
     """These examples of every array."""
-    return {name: np.asarray(a)[examples] for name, a in data.items()}
+    return {name: np.asarray(a)[examples] for name, a in data.items() if a is not None}

@@ -63,21 +63,29 @@ def buckets(
     sequences: Sequence[np.ndarray], y: np.ndarray, count: int = 1, longest: int | None = None
 ) -> list[dict[str, np.ndarray]]:
     """Sequences of whole numbers `[length]`, or of rows `[length, …]`, with their targets -> at most `count` buckets of
-    about equally many, each `{"x", "y", "lengths", "index"}`: padded with zeros to the longest of the bucket, `index`
-    the place that each had. What is beyond `longest` is cut off.
+    about equally many, each `{"x", "y", "lengths"}`, padded with zeros to the longest of the bucket: as `train.fit`
+    takes them. What is beyond `longest` is cut off. (With their places as `y`, it is known who went where.)
 
     >>> [b["x"].shape for b in buckets([np.arange(n) for n in (1, 5, 2, 6)], np.zeros(4), count=2)]
     [(2, 2), (2, 6)]
     """
     if len(sequences) != len(y) or not len(y):
         raise ValueError(f"buckets: y must have a target a sequence, at least one; got {len(y)} for {len(sequences)}")
+    for name, value in (("count", count), ("longest", 1 if longest is None else longest)):
+        if value < 1:
+            raise ValueError(f"buckets: {name} must be at least 1; got {value}")
+    sequences = [np.asarray(s) for s in sequences]
+    kinds = {(s.dtype, s.shape[1:]) for s in sequences if len(s)} or {(np.dtype(np.int32), ())}
+    if len(kinds) > 1:
+        raise ValueError(f"buckets: sequences must share dtype and width; got {sorted(map(str, kinds))}")
+    ((dtype, width),) = kinds
     lengths = np.minimum([len(s) for s in sequences], longest or np.iinfo(np.int32).max).astype(np.int32)
     found = []
     for index in np.array_split(np.argsort(lengths, kind="stable"), min(count, len(y))):
-        x = np.zeros((len(index), max(int(lengths[index].max()), 1), *sequences[0].shape[1:]), sequences[0].dtype)
+        x = np.zeros((len(index), max(int(lengths[index].max()), 1), *width), dtype)
         for row, i in enumerate(index):
             x[row, : lengths[i]] = sequences[i][: lengths[i]]
-        found.append({"x": x, "y": np.asarray(y)[index], "lengths": lengths[index], "index": index})
+        found.append({"x": x, "y": np.asarray(y)[index], "lengths": lengths[index]})
     return found
 
 
@@ -90,7 +98,9 @@ def stretches(numbers: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]
            [3, 4, 5]]), array([[1, 2, 3],
            [4, 5, 6]]))
     """
-    n = (len(numbers) - 1) // length
+    n = (len(numbers) - 1) // length if length > 0 else 0
     if n < 1:
-        raise ValueError(f"stretches: numbers must be more than length, {length}; got {len(numbers)}")
+        raise ValueError(
+            f"stretches: numbers must be more than length, {length}, which must be at least 1; got {len(numbers)}"
+        )
     return numbers[: n * length].reshape(n, length), numbers[1 : n * length + 1].reshape(n, length)

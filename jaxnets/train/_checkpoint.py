@@ -19,7 +19,6 @@ import numpy as np
 KEPT = 2
 FORMAT = "jaxnets 1"
 _PATTERN = "step-*.safetensors"
-_BITS = {"bfloat16": np.uint16}  # what safetensors' NumPy side does not know, by its bits
 
 
 def save(folder: str | Path, step: int, tree: Any, record: dict[str, Any]) -> Path:
@@ -31,12 +30,14 @@ def save(folder: str | Path, step: int, tree: Any, record: dict[str, Any]) -> Pa
     for name, a in _leaves(tree):
         a = np.asarray(jax.random.key_data(a) if _is_key(a) else a)
         dtypes[name] = a.dtype.name
-        arrays[name] = a.view(_BITS.get(a.dtype.name, a.dtype))
+        a = a.view(f"u{a.dtype.itemsize}") if a.dtype.kind == "V" else a  # bfloat16 and the like, by their bits
+        arrays[name] = np.asarray(a, order="C")
     about = {"format": FORMAT, "record": json.dumps(record), "dtypes": json.dumps(dtypes)}
     about["digest"] = _digest(arrays, about)
     path = folder / f"step-{step:09d}.safetensors"
     write_whole(path, _safetensors().numpy.save(arrays, about))
-    for old in sorted(folder.glob(_PATTERN))[:-KEPT]:
+    others = sorted(set(folder.glob(_PATTERN)) - {path})
+    for old in [*others[: len(others) - KEPT + 1], *folder.glob(f".{_PATTERN}.part")]:  # these of a killed process
         old.unlink()
     return path
 
@@ -46,6 +47,12 @@ def load(folder: str | Path, like: Any) -> tuple[Any, dict[str, Any], Path] | No
 
     A damaged one is told by a warning, and the one before it is used; where all are damaged, ValueError.
     """
+    found = newest(folder)
+    return found and (as_in(like, found[0], found[2]), *found[1:])
+
+
+def newest(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any], Path] | None:
+    """As `load`, with arrays by name."""
     paths = sorted(Path(folder).glob(_PATTERN), reverse=True)
     for path in paths:
         try:
@@ -53,7 +60,7 @@ def load(folder: str | Path, like: Any) -> tuple[Any, dict[str, Any], Path] | No
         except ValueError as error:
             warnings.warn(f"{error}; the checkpoint before it is used", stacklevel=2)
             continue
-        return _as(like, arrays, path), record, path
+        return arrays, record, path
     if paths:
         raise ValueError(f"{folder}: each of the {len(paths)} checkpoints is damaged")
     return None
@@ -114,7 +121,7 @@ def _digest(arrays: dict[str, np.ndarray], about: dict[str, str]) -> str:
     return digest.hexdigest()
 
 
-def _as(like: Any, arrays: dict[str, np.ndarray], path: Path) -> Any:
+def as_in(like: Any, arrays: dict[str, np.ndarray], path: Path) -> Any:
     """Arrays by name -> the structure of `like`, whose names, shapes and dtypes they must have."""
     found = []
     for name, leaf in _leaves(like):

@@ -14,11 +14,12 @@ import optax
 
 from jaxnets._chunks import near_divisor
 from jaxnets._shapes import Call
-from jaxnets.train._checkpoint import load, save
+from jaxnets.train._checkpoint import as_in, newest, save
+from jaxnets.train._examples import buckets_of, size
 from jaxnets.train._scores import scores
-from jaxnets.train._steps import TrainState, runner, start
+from jaxnets.train._steps import TrainState, marks_of, runner, start
 
-AT_ONCE = 16  # steps of one bucket before another has its turn
+TURN = 16  # about so many steps of one bucket before another has its turn
 SAVE_EVERY = 60.0  # seconds, within an epoch
 
 
@@ -73,19 +74,20 @@ def fit(
       data: the loss's other arguments, as a tuple in their order or a dict of their names; examples along the first
         axis. A list of these is a list of buckets, each with shapes of its own (sentences of about one length, say),
         which take turns. What is left when an epoch is cut into batches sits it out, another part each time.
-      optimizer: of optax; schedules, clipping and weight decay are its affair.
+      optimizer: of optax, if it asks for no more than gradients, parameters and the loss; schedules, clipping and
+        weight decay are its affair.
       validation: data as above, scored after each epoch (`scores`, with `predict` for accuracy).
       monitor: which of its scores decides: `"loss"`, the less the better, or `"accuracy"` or `"auc"`, the more.
       patience: stop after so many epochs without a better one.
       rows: `{"E": "x"}` says that a batch reads only the rows of the table `params.E` that its `x` names. Only rows
         that get gradient are then updated, and their moments in the optimizer: a step does not walk over the table.
-        Adam's moments of the other rows rest meanwhile, and weight decay passes them by; plain SGD does the same as
-        without.
+        Momentum and Adam's moments of the other rows rest meanwhile, and weight decay passes them by; SGD, with
+        clipping by the global norm or without, does the same as without.
       out: a folder for checkpoints, one an epoch and one a minute; if there is one of this run, it goes on from there,
         and ends with the same bits as if it had never stopped.
       watch: called with a `Progress` when steps are done; if it returns True, the run is saved and stops.
-      at_once: how many steps between two visits of Python; an epoch if None (16 where there are buckets).
-      budget: bytes of data that are put on the device as a whole; what is larger goes there block by block.
+      at_once: how many steps at most between two visits of Python; an epoch, or a bucket's turn, if None.
+      budget: bytes of data that are put on the device as a whole; what is larger goes there by blocks of half as much.
 
     Raises:
       Diverged: the loss became NaN or infinite; names the step and the last good checkpoint.
@@ -99,37 +101,36 @@ def fit(
     True
     """
     call = Call("fit")
-    epochs, batch = call.size("epochs", epochs), call.size("batch", batch)
-    call.choice("monitor", monitor, "loss", "accuracy", "auc")
-    if patience is not None:
-        patience = call.size("patience", patience)
-        if validation is None:
-            call.fail(ValueError, "validation", "given where patience is", None)
-    buckets = [_named(call, "data", loss, bucket) for bucket in (data if isinstance(data, list) else [data])]
-    if not buckets:
-        call.fail(ValueError, "data", "a list of at least one bucket", "an empty list")
-    held_out = None if validation is None else _named(call, "validation", loss, validation)
-    rows = _checked_rows(call, rows or {}, params, buckets)
+    epochs, batch, seed = call.size("epochs", epochs), call.size("batch", batch), call.size("seed", seed, least=0)
+    if not isinstance(optimizer, optax.GradientTransformation):
+        call.fail(TypeError, "optimizer", "one of optax, as optax.adam(1e-3) is", type(optimizer).__name__)
+    buckets = buckets_of(call, "data", loss, data)
+    held_out = None if validation is None else buckets_of(call, "validation", loss, validation)
+    key = inspect.signature(loss).parameters.get("key")
+    _check_watching(call, held_out, monitor, predict, patience, key)
+    state, rows = start(params, optimizer, seed), dict(rows or {})
+    _check_rows(call, rows, state, optimizer, buckets)
     plan = _plan(call, buckets, batch, at_once, budget)
-    settings = {"seed": seed, "batch": batch, "examples": [_size(b) for b in buckets], "validation": bool(held_out)}
-    run = _Run(plan.steps, start(params, optimizer, seed), held_out is not None, out, settings)
-    advance = runner(loss, optimizer, rows, "key" in inspect.signature(loss).parameters)
+    settings = {"seed": seed, "batch": batch, "examples": plan.sizes, "validation": bool(held_out), "rows": rows}
+    run = _Run(plan.steps, state, held_out is not None, out, settings)
+    advance = runner(loss, optimizer, rows, key is not None)
 
     def told(losses: np.ndarray, entry: dict[str, float] | None = None) -> bool:
         report = Progress(run.epoch + (entry is None), epochs, run.step, plan.steps, float(losses.mean()), entry)
-        return watch is not None and watch(report) is True
+        return watch is not None and bool(watch(report))
 
     while run.epoch < epochs and not run.has_stalled(patience):
-        begun, losses = time.perf_counter(), np.zeros(1)
+        begun = time.perf_counter()
         pieces = plan.pieces(buckets, run.state.key, run.epoch, run.done)
-        piece = next(pieces)
+        piece, losses = next(pieces), np.zeros(0)
         while piece is not None:
             this, (run.state, new) = piece, advance(run.state, *piece)
             piece = next(pieces, None)  # is made ready while the device computes
             losses = np.asarray(new, np.float64)
             for i in np.flatnonzero(~np.isfinite(losses))[:1]:
-                loss(params, **{name: a[this[1][i]] for name, a in this[0].items()})  # refuses bad data by name
-                run.diverged(run.step + int(i) + 1, float(losses[i]))
+                batch_i = {name: a[this[1][i]] for name, a in this[0].items()}
+                _refuse_bad_data(loss, params, batch_i, key is not None)
+                run.diverged(f"the loss of step {run.step + int(i) + 1} is {losses[i]}")
             run.took(losses)
             if piece is not None:
                 run.save_if_due()
@@ -137,8 +138,13 @@ def fit(
                     run.save()
                     return run.fitted()
         entry = {"loss": run.mean_loss, "seconds": time.perf_counter() - begun}
+        run.check_params()
         if held_out is not None:
             found = scores(loss, predict, run.state.params, held_out)
+            if not math.isfinite(found["loss"]):
+                for bucket in held_out:
+                    _refuse_bad_data(loss, params, bucket, False)
+                run.diverged(f"the validation loss after step {run.step} is {found['loss']}")
             if monitor not in found:
                 call.fail(ValueError, "monitor", f"one of the scores ({', '.join(found)})", repr(monitor))
             entry |= {f"validation_{name}": value for name, value in found.items()}
@@ -159,8 +165,10 @@ class _Run:
         self.best = jax.tree.map(jnp.copy, state.params) if judged else None
         self.best_value, self.best_epoch = math.inf, 0
         self.saved_at, self.last_file = time.monotonic(), None
-        if out is not None and (found := load(out, self._arrays())):
-            self._go_on_from(*found)
+        if out is not None:
+            Path(out).mkdir(parents=True, exist_ok=True)
+            if found := newest(out):
+                self._go_on_from(*found)
 
     @property
     def epoch(self) -> int:
@@ -180,10 +188,15 @@ class _Run:
         """Count steps."""
         self.step, self.total = self.step + len(losses), self.total + float(losses.sum())
 
-    def diverged(self, step: int, value: float) -> NoReturn:
+    def diverged(self, what: str) -> NoReturn:
         kept = f"The last good checkpoint is {self.last_file}. " if self.last_file else ""
-        remedy = "A lower learning rate or optax.clip_by_global_norm may help."
-        raise Diverged(f"fit: the loss of step {step} is {value}. {kept}{remedy}")
+        raise Diverged(f"fit: {what}. {kept}A lower learning rate or optax.clip_by_global_norm may help.")
+
+    def check_params(self) -> None:
+        """A step's loss is that of the parameters before it: what it left is seen here, before it is kept."""
+        floats = [a for a in jax.tree.leaves(self.state.params) if jnp.issubdtype(a.dtype, jnp.inexact)]
+        if not all(bool(jnp.isfinite(a).all()) for a in floats):
+            self.diverged(f"the parameters after step {self.step} are not all finite")
 
     def judge(self, value: float) -> None:
         """Keep the parameters of the epoch at hand, if they are the best so far."""
@@ -208,6 +221,7 @@ class _Run:
 
     def save(self) -> None:
         if self.out is not None:
+            self.check_params()
             names = ("step", "total", "history", "best_value", "best_epoch", "settings")
             record = {name: getattr(self, name) for name in names}
             self.last_file = save(self.out, self.step, self._arrays(), record)
@@ -216,19 +230,23 @@ class _Run:
     def _arrays(self) -> dict[str, Any]:
         return {"state": self.state, "best": self.best}
 
-    def _go_on_from(self, arrays: dict[str, Any], record: dict[str, Any], file: Path) -> None:
-        if record["settings"] != self.settings:
-            raise ValueError(f"fit: out holds another run ({file}: {record['settings']}; this one: {self.settings})")
+    def _go_on_from(self, by_name: dict[str, np.ndarray], record: dict[str, Any], file: Path) -> None:
+        if record.get("settings") != self.settings:
+            came = record.get("settings", "no run of fit")
+            raise ValueError(f"fit: out holds another run ({file}: {came}; this one: {self.settings})")
+        arrays = as_in(self._arrays(), by_name, file)
         self.state, self.best, self.last_file = arrays["state"], arrays["best"], file
         for name, value in record.items():
             setattr(self, name, value)
 
 
 class _Plan(NamedTuple):
-    """How an epoch is cut: a bucket into steps, its steps into pieces that take turns with those of others."""
+    """How an epoch is cut: a bucket into steps, its steps into turns between those of other buckets, and these into
+    pieces. The pieces decide nothing but when Python is visited."""
 
     sizes: list[int]  # examples of each bucket
     batches: list[int]  # of a step
+    turns: list[int]  # steps of a turn
     pieces_of: list[int]  # steps of a piece
 
     @property
@@ -241,33 +259,32 @@ class _Plan(NamedTuple):
         """Data on the device, and which examples make which step; without the `done` first steps of the epoch."""
         key = jax.random.fold_in(key, epoch)
         orders, turns = [], []
-        for i, (n, batch, length) in enumerate(zip(self.sizes, self.batches, self.pieces_of, strict=True)):
+        for i, (n, batch, length) in enumerate(zip(self.sizes, self.batches, self.turns, strict=True)):
             order = jax.random.permutation(jax.random.fold_in(key, i), n)[: n // batch * batch].reshape(-1, batch)
             orders.append(order)
-            turns += [(i, first, first + length) for first in range(0, len(order), length)]
-        if len(buckets) > 1:  # of one, the examples are in random order already
-            turns = [turns[int(i)] for i in jax.random.permutation(jax.random.fold_in(key, len(buckets)), len(turns))]
-        for i, first, end in turns:
-            order = orders[i][first:end]
-            if done < len(order):
-                yield _on_device(buckets[i], order[done:])
-            done = max(done - len(order), 0)
+            turns += [(i, first, min(first + length, len(order))) for first in range(0, len(order), length)]
+        for turn in jax.random.permutation(jax.random.fold_in(key, len(buckets)), len(turns)).tolist():
+            i, first, end = turns[turn]
+            skipped = min(done, end - first)
+            done -= skipped
+            for at in range(first + skipped, end, self.pieces_of[i]):
+                yield _on_device(buckets[i], orders[i][at : min(at + self.pieces_of[i], end)])
 
 
 def _plan(call: Call, buckets: list[dict[str, Any]], batch: int, at_once: int | None, budget: int) -> _Plan:
-    """Puts data within the budget on the device; what is larger goes there by pieces of half the budget at most."""
-    sizes = [_size(bucket) for bucket in buckets]
+    """Puts data within the budget on the device."""
+    sizes = [size(bucket) for bucket in buckets]
     batches = [min(batch, n) for n in sizes]
-    at_once = call.size("at_once", at_once or (AT_ONCE if len(buckets) > 1 else sizes[0] // batches[0]))
+    steps = [n // b for n, b in zip(sizes, batches, strict=True)]
+    turns = steps if len(buckets) == 1 else [near_divisor(s, min(TURN, s)) for s in steps]
+    most = max(steps) if at_once is None else call.size("at_once", at_once)
     bytes_ = [sum(a.nbytes for a in bucket.values()) for bucket in buckets]
-    fits = sum(bytes_) <= call.size("budget", budget)
-    pieces = []
-    for bucket, n, b, size in zip(buckets, sizes, batches, bytes_, strict=True):
-        room = at_once if fits else max(min(at_once, budget // 2 * n // (b * size)), 1)
-        pieces.append(near_divisor(n // b, min(room, n // b)))
-        if fits:
+    if sum(bytes_) <= call.size("budget", budget):
+        for bucket in buckets:
             bucket.update({name: jnp.asarray(a) for name, a in bucket.items()})
-    return _Plan(sizes, batches, pieces)
+        return _Plan(sizes, batches, turns, [most] * len(sizes))
+    room = [budget // 2 * n // (b * held) for n, b, held in zip(sizes, batches, bytes_, strict=True)]
+    return _Plan(sizes, batches, turns, [max(min(most, r), 1) for r in room])
 
 
 def _on_device(bucket: dict[str, Any], order: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
@@ -277,32 +294,43 @@ def _on_device(bucket: dict[str, Any], order: jax.Array) -> tuple[dict[str, jax.
     return {name: jnp.asarray(a[examples]) for name, a in bucket.items()}, jnp.arange(order.size).reshape(order.shape)
 
 
-def _named(call: Call, name: str, loss: Callable[..., Any], data: Any) -> dict[str, Any]:
-    """The loss's arguments by name, without those that are None; as many examples of each."""
-    if not isinstance(data, Mapping):
-        takes = [p.name for p in list(inspect.signature(loss).parameters.values())[1:] if p.kind in _POSITIONAL]
-        if not isinstance(data, tuple) or len(data) > len(takes):
-            expected = f"a tuple of at most {len(takes)} ({', '.join(takes)}), or a dict of the loss's arguments"
-            call.fail(TypeError, name, expected, f"a {type(data).__name__}")
-        data = dict(zip(takes, data, strict=False))
-    found = {k: a if isinstance(a, jax.Array) else np.asarray(a) for k, a in data.items() if a is not None}
-    sizes = {k: a.shape[0] if a.ndim else 0 for k, a in found.items()}
-    if len(set(sizes.values())) != 1 or 0 in sizes.values():
-        call.fail(ValueError, name, "arrays of one number of examples, at least one", sizes)
-    return found
+def _refuse_bad_data(loss: Callable[..., Any], params: Any, data: dict[str, Any], keyed: bool) -> None:
+    """Under `jit` a bad label makes a loss NaN; outside, a loss of ours names it."""
+    try:
+        loss(params, **data, **({"key": jax.random.key(0)} if keyed else {}))
+    except ValueError as error:
+        error.add_note("(met by fit; places count within the batch)")
+        raise
 
 
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+def _check_watching(call: Call, held_out: Any, monitor: str, predict: Any, patience: Any, key: Any) -> None:
+    call.choice("monitor", monitor, "loss", "accuracy", "auc")
+    if patience is not None:
+        call.size("patience", patience)
+    if held_out is None and (patience is not None or monitor != "loss"):
+        call.fail(ValueError, "validation", "given where patience or monitor is", None)
+    if held_out is not None and monitor != "loss" and predict is None:
+        call.fail(ValueError, "predict", f"given where monitor is {monitor!r}", None)
+    if held_out is not None and key is not None and key.default is key.empty:
+        call.fail(TypeError, "loss", "one whose key has a default, for validation", "one that always needs a key")
 
 
-def _checked_rows(call: Call, rows: Mapping[str, str], params: Any, buckets: list[dict[str, Any]]) -> dict[str, str]:
+def _check_rows(
+    call: Call, rows: dict[str, str], state: TrainState, optimizer: optax.GradientTransformation, buckets: list[Any]
+) -> None:
     for table, name in rows.items():
-        if getattr(params, table, None) is None:
-            call.fail(ValueError, "rows", "a dict from tables of params", f"{table!r}, which params do not have")
+        if table not in getattr(state.params, "_fields", ()) or getattr(state.params, table) is None:
+            call.fail(ValueError, "rows", "a dict from tables of params, a NamedTuple,", f"{table!r}")
         if any(name not in b or b[name].dtype.kind not in "iu" for b in buckets):
             call.fail(ValueError, "rows", f"a dict to arguments of whole numbers ({', '.join(buckets[0])})", repr(name))
-    return dict(rows)
+    try:
+        marks_of(optimizer, state, set(rows))
+        gathers = any(isinstance(s, optax.MultiStepsState) for s in jax.tree.leaves(state.optimizer, is_leaf=_gathers))
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"fit: rows: this optimizer does not keep what it keeps row by row ({error})") from error
+    if rows and gathers:
+        raise ValueError("fit: rows: an optimizer that gathers gradients over steps (MultiSteps) needs the whole table")
 
 
-def _size(bucket: dict[str, Any]) -> int:
-    return len(next(iter(bucket.values())))
+def _gathers(node: Any) -> bool:
+    return isinstance(node, optax.MultiStepsState)

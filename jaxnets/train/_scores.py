@@ -1,47 +1,60 @@
 """How good a net is on data that it may never have seen: loss, accuracy, area under the curve; by batches."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
 from typing import Any
 
 import jax
 import numpy as np
 
-_TARGETS = ("y", "weights")  # what a loss reads and a prediction does not
+from jaxnets._shapes import Call
+from jaxnets.train._examples import buckets_of, size
 
 
 def scores(
     loss: Callable[..., jax.Array],
     predict: Callable[..., jax.Array] | None,
     params: Any,
-    data: Mapping[str, Any],
+    data: Any,
     batch: int = 1024,
 ) -> dict[str, float]:
     """`loss`, its mean over examples (over batches, weighted by their size); with `predict` also `accuracy` (over valid
-    steps where a target stands at every step) and, for one output, `auc`."""
-    total, count = 0.0, 0
-    for piece, size in _batches(data, batch):
-        total, count = total + float(_jitted(loss)(params, **piece)) * size, count + size
-    found = {"loss": total / count}
+    steps where a target stands at every step) and, for one output, `auc`. Data as for `fit`, the targets called `y`."""
+    call = Call("scores")
+    buckets = buckets_of(call, "data", loss, data)
+    batch, compiled, total = call.size("batch", batch), jax.jit(loss), 0.0
+    for bucket in buckets:
+        for piece in _batches(bucket, batch):
+            total += float(compiled(params, **piece)) * size(piece)
+    found = {"loss": total / sum(map(size, buckets))}
     if predict is None:
         return found
-    probabilities, y = predictions(predict, params, data, batch), np.asarray(data["y"])
-    one_output = probabilities.ndim == y.ndim
-    right = ((probabilities > 0.5) == (y > 0.5)) if one_output else probabilities.argmax(-1) == y
-    if y.ndim == 2 and data.get("lengths") is not None:
-        right = right[np.arange(y.shape[1]) < np.asarray(data["lengths"])[:, None]]
-    found["accuracy"] = float(right.mean())
-    if one_output and y.ndim == 1 and 0 < (y > 0.5).mean() < 1:
-        found["auc"] = auc(y > 0.5, probabilities)
+    rights, ys, ps = [], [], []
+    for bucket in buckets:
+        if "y" not in bucket:
+            call.fail(ValueError, "data", "data with targets y, for accuracy", f"only {', '.join(bucket)}")
+        p, y = predictions(predict, params, bucket, batch), np.asarray(bucket["y"])
+        right = ((p > 0.5) == (y > 0.5)) if p.ndim == y.ndim else p.argmax(-1) == y
+        if y.ndim == 2 and "lengths" in bucket:
+            right = right[np.arange(y.shape[1]) < np.asarray(bucket["lengths"])[:, None]]
+        rights.append(right.reshape(-1))
+        if p.ndim == y.ndim == 1:
+            ys.append(y > 0.5)
+            ps.append(p)
+    found["accuracy"] = float(np.concatenate(rights).mean())
+    if ys and 0 < (y := np.concatenate(ys)).mean() < 1:
+        found["auc"] = auc(y, np.concatenate(ps))
     return found
 
 
 def predictions(
     predict: Callable[..., jax.Array], params: Any, data: Mapping[str, Any], batch: int = 1024
 ) -> np.ndarray:
-    """`predict` of everything in `data` but targets and weights, as one NumPy array."""
-    inputs = {name: a for name, a in data.items() if name not in _TARGETS}
-    return np.concatenate([np.asarray(_jitted(predict)(params, **piece)) for piece, _ in _batches(inputs, batch)])
+    """`predict` of a dict of data, as one NumPy array. What `predict` does not take, such as targets, is left out."""
+    takes = list(inspect.signature(predict).parameters)[1:]
+    inputs = {name: a for name, a in data.items() if name in takes and a is not None}
+    compiled = jax.jit(predict)
+    return np.concatenate([np.asarray(compiled(params, **piece)) for piece in _batches(inputs, batch)])
 
 
 def auc(y: Any, score: Any) -> float:
@@ -58,13 +71,6 @@ def auc(y: Any, score: Any) -> float:
     return float((below + up_to).mean() / 2 / len(negative))
 
 
-@lru_cache(maxsize=64)
-def _jitted(f: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(f)
-
-
-def _batches(data: Mapping[str, Any], batch: int) -> Iterator[tuple[dict[str, Any], int]]:
-    data = {name: a for name, a in data.items() if a is not None}
-    n = len(next(iter(data.values())))
-    for first in range(0, n, batch):
-        yield {name: a[first : first + batch] for name, a in data.items()}, min(batch, n - first)
+def _batches(data: Mapping[str, Any], batch: int) -> Iterator[dict[str, Any]]:
+    for first in range(0, size(data), batch):
+        yield {name: a[first : first + batch] for name, a in data.items()}

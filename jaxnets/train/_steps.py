@@ -20,8 +20,8 @@ class TrainState(NamedTuple):
 
 def start(params: Any, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """A run's first state, in arrays of its own, since steps write over the state that they are given."""
-    params = jax.tree.map(lambda a: jnp.array(a, copy=True), params)
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), jax.random.key(seed))
+    state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), jax.random.key(seed))
+    return jax.tree.map(jnp.copy, state)  # of the optimizer's, too: it may hold the parameters themselves
 
 
 def runner(
@@ -29,17 +29,18 @@ def runner(
 ) -> Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, jax.Array]]:
     """`state, losses = run(state, data, order)`: a step for each row of `order [steps, batch]`, whose numbers pick
     examples of `data`. `rows` says which argument picks rows of which table; a `keyed` loss gets a key a step."""
+    update = optax.with_extra_args_support(optimizer).update
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, jax.Array]:
         read = {table: _rows_read(batch[name], getattr(state.params, table)) for table, name in rows.items()}
         batch |= {name: read[table][1] for table, name in rows.items()}
-        marks = _marks(optimizer, state, set(rows))
+        marks = marks_of(optimizer, state, set(rows))
         small = _rows_of(state, marks, read)
         if keyed:
             batch["key"] = jax.random.fold_in(state.key, state.step)
         value, grads = jax.value_and_grad(loss)(small.params, **batch)
         with jax.numpy_dtype_promotion("standard"):  # which optax is written for
-            updates, kept = optimizer.update(grads, small.optimizer, small.params)
+            updates, kept = update(grads, small.optimizer, small.params, value=value)
             params = optax.apply_updates(small.params, updates)
         after = TrainState(params, kept, state.step + 1, state.key)
         won = {
@@ -69,7 +70,7 @@ def _rows_read(tokens: jax.Array, table: jax.Array) -> tuple[jax.Array, jax.Arra
     return rows, jnp.where(possible, at.reshape(tokens.shape).astype(jnp.int32), R)
 
 
-def _marks(optimizer: optax.GradientTransformation, state: TrainState, tables: set[str]) -> TrainState:
+def marks_of(optimizer: optax.GradientTransformation, state: TrainState, tables: set[str]) -> TrainState:
     """Which leaves belong to which table ("" to none): of the parameters, and of what the optimizer keeps for them."""
     none = jax.tree.map(lambda _: "", state)
     if not tables:
@@ -78,6 +79,10 @@ def _marks(optimizer: optax.GradientTransformation, state: TrainState, tables: s
     of_optimizer = optax.tree_utils.tree_map_params(
         optimizer, lambda _, table: table, state.optimizer, of_params, transform_non_params=lambda _: ""
     )
+    shapes = {table: getattr(state.params, table).shape for table in tables}
+    kept = zip(jax.tree.leaves(state.optimizer), jax.tree.leaves(of_optimizer), strict=True)
+    if any(table and a.shape != shapes[table] for a, table in kept):
+        raise ValueError("what it keeps of a table has another shape")
     return none._replace(params=of_params, optimizer=of_optimizer)
 
 
