@@ -45,7 +45,7 @@ def save(folder: str | Path, step: int, tree: Any, record: dict[str, Any]) -> Pa
 def load(folder: str | Path, like: Any) -> tuple[Any, dict[str, Any], Path] | None:
     """The newest whole checkpoint of a folder: arrays in the structure of `like`, record, file; None if there is none.
 
-    A damaged one is told by a warning, and the one before it is used; where all are damaged, ValueError.
+    A damaged one is told by a warning, and the one before it is tried; where all are damaged, ValueError.
     """
     found = newest(folder)
     return found and (as_in(like, found[0], found[2]), *found[1:])
@@ -58,7 +58,7 @@ def newest(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any], P
         try:
             arrays, record = _read(path)
         except ValueError as error:
-            warnings.warn(f"{error}; the checkpoint before it is used", stacklevel=2)
+            warnings.warn(f"{error}; the checkpoint before it is tried", stacklevel=2)
             continue
         return arrays, record, path
     if paths:
@@ -117,7 +117,7 @@ def _digest(arrays: dict[str, np.ndarray], about: dict[str, str]) -> str:
         digest.update(f"{name}={about[name]}\n".encode())
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].shape}\n".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+        digest.update(arrays[name].tobytes())
     return digest.hexdigest()
 
 

@@ -320,7 +320,7 @@ def _check_rows(
 ) -> None:
     for table, name in rows.items():
         if table not in getattr(state.params, "_fields", ()) or getattr(state.params, table) is None:
-            call.fail(ValueError, "rows", "a dict from tables of params, a NamedTuple,", f"{table!r}")
+            call.fail(ValueError, "rows", "a dict from arrays of params (a NamedTuple)", repr(table))
         if any(name not in b or b[name].dtype.kind not in "iu" for b in buckets):
             call.fail(ValueError, "rows", f"a dict to arguments of whole numbers ({', '.join(buckets[0])})", repr(name))
     try:
