@@ -1,8 +1,9 @@
 """A step of every net, ours against autodiff and against other libraries: time, memory, compiling.
 
-    python -m benchmarks [NET …] [--quick] [--only TEXT] [--json] [--out FOLDER] [--show FILE]
+    python -m benchmarks [NET …] [--quick] [--alone] [--only TEXT] [--json] [--out FOLDER] [--show FILE]
 
-Each work alone and inside `lax.scan`, as in a training loop; contestants take turns in one process. `--out` keeps the
+Each work alone and inside `lax.scan`, as in a training loop; contestants take turns in one process. Products are those
+of full float32 in every library, also where a device's habit is to round them coarser. `--out` keeps the
 rows as `speed-DEVICE.json` and draws `speed-DEVICE.png`; after an interruption, the same command goes on with what is
 missing.
 """
@@ -22,6 +23,7 @@ import jax
 
 from benchmarks import dense, gated, picture, resident, rnn, textconv
 from benchmarks.timing import OURS, Work, best, gemm_rate, measured
+from jaxnets._arrays import on_cpu
 from jaxnets.check._progress import progress
 
 NETS = {"rnn": rnn, "textconv": textconv, "gated": gated, "dense": dense}
@@ -31,10 +33,10 @@ HEAD = f"{'net':<9}{'size':<20}{'what':<16}{'':<5}{'ours ms':>9}{'of floor':>9}{
 )
 
 
-def works(nets: list[str], quick: bool, only: str) -> Iterator[Work]:
+def works(nets: list[str], quick: bool, alone: bool, only: str) -> Iterator[Work]:
     for net in nets:
         for work in NETS[net].works(quick):
-            for each in (work, work._replace(in_loop=True)):
+            for each in (work,) if alone else (work, work._replace(in_loop=True)):
                 if only in each.title:
                     yield each
 
@@ -49,7 +51,7 @@ def told(row: dict[str, Any]) -> str:
     for framework in ("jax", "checkpoint", "torch"):
         bytes_ = [c["bytes"] for c in row["contestants"] if c["framework"] == framework and c["bytes"]]
         columns.append(f"{min(bytes_) / mine['bytes']:.1f}" if bytes_ else "–")
-    columns.append(f"{mine['compile_s'] / plain['compile_s']:.2f}")
+    columns.append(f"{mine['compile_s'] / plain['compile_s']:.2f}" if mine["compile_s"] else "–")
     floor = row["operations"] / row["machine"]["gemm_gflops"] / 1e6
     where = "scan" if row["in_loop"] else ""
     return (
@@ -73,6 +75,7 @@ def machine(rate: float) -> dict[str, Any]:
         "torch_threads": _torch_threads(),
         "processor": platform.processor() or platform.machine(),
         "python": platform.python_version(),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "versions": versions,
         "gemm_gflops": rate / 1e9,
     }
@@ -115,6 +118,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("nets", nargs="*", metavar="NET", help=f"which of {', '.join(NETS)} (all if none is named)")
     parser.add_argument("--quick", action="store_true", help="a few small sizes, in less than two minutes")
+    parser.add_argument("--alone", action="store_true", help="leave out the loops")
     parser.add_argument("--only", default="", metavar="TEXT", help="works whose line has this text in it")
     parser.add_argument("--json", action="store_true", help="one JSON row a line in place of the table")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep the results, and draw them")
@@ -124,13 +128,17 @@ def main() -> int:
         return show(options.show)
     if unknown := [net for net in options.nets if net not in NETS]:
         parser.error(f"no net {unknown[0]!r}; there are {', '.join(NETS)}")
-    least, seconds = (7, 0.0) if options.quick else (7, 2.0)
+    if not on_cpu():
+        jax.config.update("jax_default_matmul_precision", "highest")
+    least, seconds = (7, 0.0) if options.quick else (7, 2.0 if on_cpu() else 0.5)
     about = machine(gemm_rate())
     file = options.out and options.out / f"speed-{about['device'].lower().replace(' ', '-')}.json"
     rows = json.loads(file.read_text()) if file and file.exists() else []
     if not options.json:
         print(title(about))
-    for work in progress(list(works(options.nets or list(NETS), options.quick, options.only)), "benchmarks"):
+    for work in progress(
+        list(works(options.nets or list(NETS), options.quick, options.alone, options.only)), "benchmarks"
+    ):
         if any(_same(row, work, about, options.quick) for row in rows):
             continue
         row = measured(work, least, seconds) | {"quick": options.quick, "machine": about}

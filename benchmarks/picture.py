@@ -24,7 +24,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 axes.plot(found["ratio"], line, "o", color=colour, markersize=7 if framework == "jax" else 5)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
-    ticks = [t for t in (0.5, 1, 2, 3, 5, 10, 20, 50) if t <= 2 * axes.get_xlim()[1]]
+    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 50) if axes.get_xlim()[0] <= t <= 2 * axes.get_xlim()[1]]
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
     titles = [f"{r['net']} {r['size']} {r['what']}" + (" (scan)" if r["in_loop"] else "") for r in rows]
@@ -33,7 +33,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("time of a step over ours: right of 1 ours is faster")
     handles = [Line2D([], [], marker="o", linestyle="", color=COLOURS[f], label=NAMES[f]) for f in COLOURS]
-    axes.legend(handles=handles, loc="lower right", fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
     about = rows[0]["machine"]
     axes.set_title(f"{about['device']}, {about['cores']} cores, JAX {about['versions']['jax']}", fontsize=9)
     figure.savefig(path, dpi=130)

@@ -14,6 +14,7 @@ from jax import lax
 
 from benchmarks.timing import OURS, Work
 from jaxnets import heads, rnn
+from jaxnets._arrays import on_cpu
 from jaxnets._chunks import near_divisor
 
 CLASSES = 10
@@ -47,6 +48,8 @@ def _work(T: int, B: int, D: int, H: int, every: bool) -> Work:
         ("jax.checkpoint of the step", "checkpoint"): partial(plain, hoisted=False, remat=True),
         ("jax.checkpoint of √T steps", "checkpoint"): by_stretches,
     }
+    if not on_cpu():  # on a CPU it gains nothing
+        losses["x U before the loop, eight steps at a time", "jax"] = partial(plain, hoisted=True, unroll=8)
     if importlib.util.find_spec("flax"):
         losses["nnx.RNN", "flax"] = flax_loss(D, H)
     if importlib.util.find_spec("equinox"):
@@ -65,7 +68,7 @@ def _work(T: int, B: int, D: int, H: int, every: bool) -> Work:
     )
 
 
-def plain(p: Any, x: jax.Array, y: jax.Array, hoisted: bool, remat: bool = False) -> jax.Array:
+def plain(p: Any, x: jax.Array, y: jax.Array, hoisted: bool, remat: bool = False, unroll: int = 1) -> jax.Array:
     """A plain scan; autodiff does the rest."""
     every = y.ndim == 2
     x_t: Any = jnp.swapaxes(x, 0, 1)
@@ -75,7 +78,8 @@ def plain(p: Any, x: jax.Array, y: jax.Array, hoisted: bool, remat: bool = False
         h = jnp.tanh((x_t if hoisted else x_t @ p.U + p.b) + h @ p.W)
         return h, h if every else None
 
-    h_T, h = lax.scan(jax.checkpoint(step) if remat else step, jnp.zeros((x.shape[0], p.W.shape[0])), x_t)
+    h_0 = jnp.zeros((x.shape[0], p.W.shape[0]))
+    h_T, h = lax.scan(jax.checkpoint(step) if remat else step, h_0, x_t, unroll=unroll)
     z = (jnp.swapaxes(h, 0, 1) if h is not None else h_T) @ p.V + p.c
     return heads.reference_loss(z, y)
 

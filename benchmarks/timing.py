@@ -4,14 +4,18 @@ A machine is shared and its clock drifts, so that a time alone means nothing: co
 reported is the median over rounds of the ratio within a round.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from jaxnets._arrays import on_cpu
 
 OURS = "ours"
 STEPS = 4  # of a loop in one `lax.scan`
@@ -53,13 +57,11 @@ class Work(NamedTuple):
 def contestants(work: Work) -> Iterator[Contestant]:
     """Each compiled and run once; their losses must agree."""
     first: Any = None
-    for (name, framework), loss in work.losses.items():
-        if work.in_loop and name in work.alone:
-            continue
-        program, args = (_loop if work.in_loop else _step)(loss, work)
-        begin = time.perf_counter()
-        compiled = jax.jit(program).lower(*args).compile()
-        seconds = time.perf_counter() - begin
+    taking_part = {who: loss for who, loss in work.losses.items() if not (work.in_loop and who[0] in work.alone)}
+    programs = [(_loop if work.in_loop else _step)(loss, work) for loss in taking_part.values()]
+    for (name, framework), (_, args), (compiled, seconds) in zip(
+        taking_part, programs, _compiled(programs), strict=True
+    ):
         value = float(jnp.ravel(jax.tree.leaves(compiled(*args))[0])[-1])  # in a loop, of its last step
         first = value if first is None else first
         if not np.isclose(value, first, rtol=2e-3):
@@ -72,6 +74,21 @@ def contestants(work: Work) -> Iterator[Contestant]:
         if not np.isclose(value, first, rtol=2e-3):
             raise RuntimeError(f"{work.title}: {name} computes the loss {value}, {OURS} {first}")
         yield Contestant(name, "torch", run)
+
+
+def _compiled(programs: Sequence[tuple[Callable[..., Any], Any]]) -> list[tuple[Any, float | None]]:
+    """Each program, and how long it took to compile: on a CPU, where it is asked for; a compiler that tries its kernels
+    on the device is slow, and its programs are compiled side by side and not timed."""
+    if on_cpu():
+        found: list[tuple[Any, float | None]] = []
+        for program, args in programs:
+            begin = time.perf_counter()
+            compiled = jax.jit(program).lower(*args).compile()
+            found.append((compiled, time.perf_counter() - begin))
+        return found
+    lowered = [jax.jit(program).lower(*args) for program, args in programs]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [(compiled, None) for compiled in pool.map(lambda one: one.compile(), lowered)]
 
 
 def _step(loss, work):
@@ -138,7 +155,7 @@ def measured(work: Work, least: int, seconds: float) -> dict[str, Any]:
         "dtype": "float32",
         "operations": work.operations * (STEPS if work.in_loop else 1),
         "rounds": len(times),
-        "gradients_off_eps": _eps_off(work),
+        "gradients_off_eps": None if work.in_loop else _eps_off(work, all_[0].run()[1]),
         "contestants": [
             {
                 "name": c.name,
@@ -154,19 +171,16 @@ def measured(work: Work, least: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def _eps_off(work: Work) -> float | None:
-    """Our gradient's largest error, in units of float32's rounding times the leaf's largest entry: against autodiff of
+def _eps_off(work: Work, grads: Any) -> float:
+    """The gradient's largest error, in units of float32's rounding times the leaf's largest entry: against autodiff of
     a plain form in float64, at the same numbers."""
-    if work.in_loop:
-        return None
-    ours, plain, *_ = (loss for (_, framework), loss in work.losses.items() if framework in (OURS, "jax"))
-    program, args = _step(ours, work)
-    found = jax.tree.leaves(jax.jit(program)(*args)[1])
+    plain = next(loss for (_, framework), loss in work.losses.items() if framework == "jax")
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, (work.params, work.data))
         program, args = _step(plain, work._replace(params=wide[0], data=wide[1]))
-        true = jax.tree.leaves(jax.jit(program)(*args)[1])
-        off = [float(jnp.max(jnp.abs(g - t)) / jnp.max(jnp.abs(t))) for g, t in zip(found, true, strict=True)]
+        true = jax.jit(program)(*args)[1]
+        pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(true), strict=True)
+        off = [float(jnp.max(jnp.abs(g - t)) / jnp.max(jnp.abs(t))) for g, t in pairs]
     return max(off) / float(jnp.finfo(jnp.float32).eps)
 
 
@@ -179,7 +193,7 @@ def best(row: dict[str, Any], *frameworks: str) -> dict[str, Any] | None:
 def gemm_rate() -> float:
     """Operations a second of the largest product of matrices, the best of a few sizes."""
     rates = []
-    for n in (512, 1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192):
+    for n in (512, 1024, 2048) if on_cpu() else (4096, 8192):
         a = jnp.ones((n, n), jnp.float32)
         product = jax.jit(lambda a: a @ a).lower(a).compile()
         times = interleaved([lambda f=product, a=a: jax.block_until_ready(f(a))], 5, 0.3)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import torch
 
+torch.backends.cudnn.allow_tf32 = False  # as for products of matrices: full float32
 DEVICE = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
 
 

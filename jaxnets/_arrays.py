@@ -53,6 +53,13 @@ def orthogonal(key: jax.Array, size: int, dtype: Any) -> jax.Array:
     return (Q * jnp.where(jnp.diagonal(R) < 0, -1, 1).astype(Q.dtype)[None]).astype(dtype)
 
 
+def on_cpu() -> bool:
+    """Will what is traced now run on a CPU? Told by the default device; it decides about cost, never about values."""
+    config: Any = jax.config
+    device = config.jax_default_device  # a device, a platform's name, or None
+    return (getattr(device, "platform", device) or jax.default_backend()) == "cpu"
+
+
 def on_same_axes(*args: Any) -> tuple[Any, ...]:
     """The arguments, every array marked as varying over each mesh axis that any of them varies over.
 

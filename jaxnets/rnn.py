@@ -30,7 +30,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxnets import heads
-from jaxnets._arrays import add_rows, dot, normal, on_same_axes, orthogonal, reached, rows, wide, zeros
+from jaxnets._arrays import add_rows, dot, normal, on_cpu, on_same_axes, orthogonal, reached, rows, wide, zeros
 from jaxnets._chunks import chunk_of, near_divisor, over_chunks, put_chunk
 from jaxnets._shapes import Call, valid_steps
 
@@ -113,10 +113,19 @@ class _Plan(NamedTuple):
     truncate: int | None  # n of R6
     chunk: int  # steps a chunk
     keep: bool  # keep every state; else the one that enters each chunk, and compute the others again
+    unroll: int = 1  # steps that a loop makes at a time
 
 
 def _plan(
-    T: int, B: int, H: int, itemsize: int, out: str, truncate: int | None, save: str | int, classes: int = 1
+    T: int,
+    B: int,
+    H: int,
+    itemsize: int,
+    out: str,
+    truncate: int | None,
+    save: str | int,
+    classes: int = 1,
+    cpu: bool = True,
 ) -> _Plan:
     """The cost formula behind `save`: sizes in, decisions out.
 
@@ -127,18 +136,23 @@ def _plan(
     A chunk's W̄ is one product of L·B terms: from 2²⁴ multiplications on it runs on all cores, from 2²⁵ at full rate,
     so that few rows ask for longer chunks. Its logits, of a head that runs by the chunk, are at most 2²² numbers, or
     of 512 rows.
+
+    Elsewhere than on a CPU a step takes as long as its few kernels take to follow each other, whatever their size:
+    steps are made again only where the states take more than a GiB, chunks are long, and the loop makes several steps
+    at a time.
     """
-    worth_keeping = 8 * 2**20 * max(1, H / 128) ** 2  # bytes
+    worth_keeping = 8 * 2**20 * max(1, H / 128) ** 2 if cpu else 2**30  # bytes
     keep = save == "all" or (save == "auto" and T * B * H * itemsize <= worth_keeping)
     if isinstance(save, str):
         terms = max(2**25 // H**2, 512) if keep else max(2**24 // H**2, 1024)
         ideal = max(-(-min(terms, 4096) // max(B, 1)), 1 if keep else round((T / 3) ** 0.5))
+        ideal = ideal if cpu else max(ideal, 256)
         if out == "losses":
             ideal = max(min(ideal, max(2**22 // classes, 512) // max(B, 1)), 1)
         chunk = near_divisor(T, ideal) if ideal < T else T
     else:
         chunk = save
-    return _Plan(out, truncate, max(1, min(chunk, T)), keep)
+    return _Plan(out, truncate, max(1, min(chunk, T)), keep, unroll=1 if cpu else 8)
 
 
 _NO_HEAD: Any = (None, None, None)
@@ -164,7 +178,7 @@ def _run_fwd(plan, x, U, W, b, h0, lengths, head):
         h_in, out = carry
         valid = _valid(lengths, start, steps)
         x_c = chunk_of(x, start, steps, valid)
-        h_end, h = _chunk_states(x_c, valid, U, W, b, h_in, plan.keep or plan.out != "last")
+        h_end, h = _chunk_states(x_c, valid, U, W, b, h_in, plan.keep or plan.out != "last", plan.unroll)
         if plan.out == "states":
             out = put_chunk(out, _zero_beyond(h, valid).astype(sums), start)
         if plan.out == "losses":
@@ -178,7 +192,7 @@ def _run_fwd(plan, x, U, W, b, h0, lengths, head):
     return h_T.astype(sums) if out is None else out, (x, U, W, b, lengths, head, came_out, kept)
 
 
-def _chunk_states(x, valid, U, W, b, h, wanted) -> tuple[jax.Array, Any]:
+def _chunk_states(x, valid, U, W, b, h, wanted, unroll) -> tuple[jax.Array, Any]:
     """One chunk: x [L, B, D], the state before it -> the state after it and, where wanted, the states [L, B, H]."""
     sums = wide(W.dtype)
     one_input = not _is_index(x) and U.shape[0] == 1  # x_t U is no sum then, and joins the step
@@ -196,7 +210,7 @@ def _chunk_states(x, valid, U, W, b, h, wanted) -> tuple[jax.Array, Any]:
             h_t = jnp.where(valid_t[:, None], h_t, h_tm1)
         return h_t, h_t if wanted else None
 
-    return lax.scan(step, h, (x, valid))
+    return lax.scan(step, h, (x, valid), unroll=unroll)
 
 
 def _run_bwd(plan, saved, out_bar):
@@ -217,14 +231,14 @@ def _run_bwd(plan, saved, out_bar):
         if came_out is not None:
             h = chunk_of(came_out, start, steps, None)
         elif not plan.keep:
-            _, h = _chunk_states(x_c, valid, U, W, b, h_in, True)
+            _, h = _chunk_states(x_c, valid, U, W, b, h_in, True, plan.unroll)
         g = chunk_of(out_bar, start, steps, None) if plan.out != "last" else None
         if plan.out == "losses":
             _, scored = heads._losses_fwd(h, V, c, chunk_of(y, start, steps, None))  # (R2), again
             g, *of_head, of_y = heads._losses_bwd(scored, g)
             *so_far, y_bar = head_bar
             head_bar = *jax.tree.map(jnp.add, so_far, of_head), None if of_y is None else put_chunk(y_bar, of_y, start)
-        handed_back, delta = _chunk_deltas(g, h, valid, cut, W_wide, W_T, handed_back)
+        handed_back, delta = _chunk_deltas(g, h, valid, cut, W_wide, W_T, handed_back, plan.unroll)
         h_tm1 = jnp.concatenate([h_in[None], h])[:-1]
         delta = delta.reshape(steps * B, H)
         W_bar = W_bar + dot(h_tm1.reshape(steps * B, H).T, delta)  # (R4)
@@ -248,7 +262,7 @@ def _run_bwd(plan, saved, out_bar):
     return x_bar, U_bar, W_bar, None if b is None else b_bar, h0_bar, None, head and head_bar
 
 
-def _chunk_deltas(g, h, valid, cut, W, W_T, handed_back):
+def _chunk_deltas(g, h, valid, cut, W, W_T, handed_back, unroll):
     """One chunk, last step first: g (None, or the head's part at each step), what the step after the chunk handed back
     -> what the chunk's first step hands back, and δ [L, B, H]."""
 
@@ -265,7 +279,7 @@ def _chunk_deltas(g, h, valid, cut, W, W_T, handed_back):
             delta_t_W = jnp.where(valid_t[:, None], delta_t_W, delta_tp1_W)
         return delta_t_W, delta_t
 
-    return lax.scan(step, handed_back, (g, h, valid, cut), reverse=True)
+    return lax.scan(step, handed_back, (g, h, valid, cut), reverse=True, unroll=unroll)
 
 
 _run.defvjp(_run_fwd, _run_bwd)
@@ -472,7 +486,7 @@ def _hidden(params: Params, data: _Data, out: str, head: Any = None) -> Any:
         head = (*head[:2], head[2][None])
     sizes = x.shape[1], x.shape[0], params.W.shape[0], params.W.dtype.itemsize
     classes = 1 if head is None or head[0].ndim == 1 else head[0].shape[1]
-    plan = _plan(*sizes, out, data.truncate, data.save, classes)
+    plan = _plan(*sizes, out, data.truncate, data.save, classes, on_cpu())
     h: Any = _run(plan, *on_same_axes(x, params.U, params.W, params.b, h0, lengths, head))
     return h[0] if data.single else h
 

@@ -20,7 +20,9 @@ one window whose missing words are zero vectors; what lies beyond a sentence's l
 Reference: Y. Kim, Convolutional neural networks for sentence classification, EMNLP 2014.
 """
 
+import functools
 import itertools
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -32,7 +34,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxnets import heads
-from jaxnets._arrays import add_rows, normal, on_same_axes, reached, rows, wide, zeros
+from jaxnets._arrays import add_rows, dot, normal, on_same_axes, reached, rows, wide, zeros
 from jaxnets._chunks import near_divisor
 from jaxnets._shapes import Call, valid_steps
 
@@ -123,12 +125,12 @@ def _features_fwd(x, E, U, b, lengths, each=None):
     Saves which window each filter won with and the feature it gave, wide: of B·T'·F scores the backward pass needs B·F.
     """
 
-    def sentence(x, length):
+    def sentence(scores, x, length):
         """One sentence: words -> m [F] a width, h [ΣF]."""
         w = _words(x, E, length, U)
         m, h = [], []
         for i, U_k in enumerate(U):
-            s = _scores(w, U_k)  # (C1)
+            s = scores(w, U_k)  # (C1)
             if b is not None:
                 s = s + b[i].astype(s.dtype)[None]  # (C1)
             s = _of_sentence(s, length, U_k.shape[0])
@@ -182,11 +184,19 @@ def _words(x: jax.Array, E: Any, length: Any, U: tuple[jax.Array, ...]) -> jax.A
     return jnp.pad(w, ((0, missing), (0, 0))) if missing > 0 else w
 
 
-def _scores(w: jax.Array, U: jax.Array) -> jax.Array:
-    """(C1) for every window, without the bias: w [T, S], U [k, S, F] -> [T', F], wide."""
+def _convolved(w: jax.Array, U: jax.Array) -> jax.Array:
+    """(C1) for every window, without the bias: w [T, S], U [k, S, F] -> [T', F], wide. The fastest on a CPU."""
     sums, axes = wide(w.dtype), ("NWC", "WIO", "NWC")
     s = lax.conv_general_dilated(w[None], U, (1,), "VALID", dimension_numbers=axes, preferred_element_type=sums)
     return s[0]
+
+
+def _by_word(w: jax.Array, U: jax.Array) -> jax.Array:
+    """The same as one product: what each word adds at each place in a window, [T, k, F], summed along windows."""
+    k, S, F = U.shape
+    windows = w.shape[0] - k + 1
+    parts = dot(w, U.transpose(1, 0, 2).reshape(S, k * F)).reshape(-1, k, F)
+    return functools.reduce(operator.add, (parts[i : i + windows, i] for i in range(k)))
 
 
 def _of_sentence(s: jax.Array, length: Any, k: int) -> jax.Array:
@@ -233,12 +243,12 @@ def _in_blocks(shape: tuple[int, int], U: tuple[jax.Array, ...]) -> Callable[...
 
     def each(sentence, x, lengths):
         def blocks(*args):
-            return lax.map(lambda row: sentence(*row), args, batch_size=size) if 0 < size < shape[0] else whole(*args)
+            one = partial(sentence, _convolved)
+            return (
+                lax.map(lambda row: one(*row), args, batch_size=size) if 0 < size < shape[0] else jax.vmap(one)(*args)
+            )
 
-        def whole(*args):
-            return jax.vmap(sentence)(*args)
-
-        return lax.platform_dependent(x, lengths, cpu=blocks, default=whole)
+        return lax.platform_dependent(x, lengths, cpu=blocks, default=jax.vmap(partial(sentence, _by_word)))
 
     return each
 

@@ -1,8 +1,13 @@
 """How the tests run JAX: two host devices, x64 available, nothing promoted in silence.
 
 Products are asked for at full precision, whatever the platform's default is: a GPU or TPU rounds float32 products
-coarser by default, and the tolerances here are those of the dtype, not of a device's habit.
+coarser by default, and the tolerances here are those of the dtype, not of a device's habit. And rows that are added up
+on a GPU are added in a fixed order, since some tests compare bits.
 """
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
 
 import jax
 

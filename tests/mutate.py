@@ -28,7 +28,15 @@ RULES = {
     "heads": ["_affine_fwd", "_affine_bwd", "_logistic_fwd", "_logistic_bwd", "_softmax_fwd", "_softmax_bwd"]
     + ["_affine_adjoints", "_losses_fwd", "_losses_bwd", "_probability"]
     + ["_one_hot", "_finite", "_reduce", "_split_mask", "_logits"],
-    "textconv": ["_features_fwd", "_features_bwd", "_words", "_scores", "_of_sentence", "_first_of_highest"]
+    "textconv": [
+        "_features_fwd",
+        "_features_bwd",
+        "_words",
+        "_convolved",
+        "_by_word",
+        "_of_sentence",
+        "_first_of_highest",
+    ]
     + ["_of_the_first"]
     + ["_rows_at_once", "_in_blocks", "_by_platform", "_row_by_row", "_all_at_once", "_gathered", "_add_words"]
     + ["_sentences"],

@@ -1,5 +1,7 @@
 """Recurrent net: lengths, saturation, long sequences, truncation, what is kept and how much memory that takes."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,10 +36,12 @@ def reference_loss(params, x, y, lengths=None, h0=None, **options):
     truncate=st.one_of(st.none(), st.integers(1, 12)),
     every=st.booleans(),
     with_lengths=st.booleans(),
+    cpu=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_any_plan_is_the_reference(T, B, save, truncate, every, with_lengths, seed):
-    """Chunks that divide T or not, one step or all; what is kept changes nothing but memory."""
+def test_any_plan_is_the_reference(T, B, save, truncate, every, with_lengths, cpu, seed):
+    """Chunks that divide T or not, one step or all, several steps at a time as elsewhere than on a CPU; what is kept
+    changes nothing but memory."""
     rng = np.random.default_rng(seed)
     params = rnn.init(KEY, inputs=2, hidden=3, outputs=4, dtype=F64)
     x, h0 = jnp.asarray(rng.normal(size=(B, T, 2))), jnp.asarray(rng.normal(size=(B, 3)))
@@ -51,7 +55,9 @@ def test_any_plan_is_the_reference(T, B, save, truncate, every, with_lengths, se
 
         return jax.jit(both)(params, x, h0)
 
-    assert_close(pulled(rnn.forward), pulled(rnn.reference), tolerance(F64))
+    with mock.patch.object(rnn, "on_cpu", return_value=cpu):
+        got = pulled(rnn.forward)
+    assert_close(got, pulled(rnn.reference), tolerance(F64))
 
 
 @pytest.mark.parametrize("index", [True, False])
@@ -215,7 +221,7 @@ def test_plans():
     """The formula of `save="auto"`: long and narrow is computed again, short or wide is kept."""
 
     def plan(T, B, H, save="auto", **head):
-        return rnn._plan(T, B, H, 4, "losses" if head else "last", None, save, **head)[2:]
+        return rnn._plan(T, B, H, 4, "losses" if head else "last", None, save, **head)[2:4]
 
     assert plan(1024, 32, 128, classes=10) == (32, False)
     assert plan(1024, 32, 128, classes=50_000) == (16, False)  # 512 rows of logits
@@ -232,6 +238,9 @@ def test_plans():
     assert plan(784, 128, 128, "all") == (16, True)
     assert plan(0, 4, 8) == (1, True)
     assert plan(997, 128, 128) == (18, False)
+    assert rnn._plan(784, 128, 128, 4, "last", None, "auto", cpu=False)[2:] == (196, True, 8)
+    assert rnn._plan(28, 128, 128, 4, "last", None, "auto", cpu=False)[2:] == (28, True, 8)
+    assert rnn._plan(10**6, 16, 128, 4, "last", None, "auto", cpu=False)[2:] == (625, False, 8)
     assert near_divisor(784, 20) == 16
     assert near_divisor(997, 32) == 32
 

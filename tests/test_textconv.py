@@ -1,5 +1,7 @@
 """Text convolution: ties, repeated words, shared winners, short sentences, what is beyond a length."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,7 +179,11 @@ def test_all_devices_compute_the_same(tokens):
     params = textconv.init(KEY, embed=3, widths=(2, 3), filters=4, vocab=6 if tokens else None, dtype=F64)
     x = jnp.asarray(RNG.integers(0, 6, (5, 7)) if tokens else RNG.normal(size=(5, 7, 3)))
     inputs = x, params.E, params.U, params.b, jnp.array([7, 0, 4, 1, 2], jnp.int32)
-    whole, saved = textconv._features_fwd(*inputs, lambda sentence, *args: jax.vmap(sentence)(*args))
+    found = {}
+    for scores in (textconv._convolved, textconv._by_word):
+        found[scores] = textconv._features_fwd(*inputs, lambda f, *args, s=scores: jax.vmap(partial(f, s))(*args))
+    (whole, saved), (by_word, _) = found.values()
+    assert_close(by_word, whole, tolerance(F64))
     h_bar = jnp.asarray(RNG.normal(size=whole.shape))
     row_by_row = textconv._features_bwd(saved, h_bar, textconv._row_by_row)
     assert_close(textconv._features_bwd(saved, h_bar, textconv._all_at_once), row_by_row, tolerance(F64))
