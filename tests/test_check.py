@@ -138,7 +138,7 @@ def numpy_loss(w, x):
 def test_numpy_functions(factor, verdict):
     report = check.gradient(numpy_loss, lambda w, x: factor * x.T @ (1 - np.tanh(x @ w) ** 2), (W, X))
     assert report["w"].verdict == verdict
-    assert any("only reference" in r for r in report.remarks)
+    assert "jax.numpy in NumPy's place" in report.reference
 
 
 def test_numpy_by_hand_beside_a_jax_loss():
@@ -150,14 +150,20 @@ def test_numpy_by_hand_beside_a_jax_loss():
 
 
 def test_a_wrong_entry_is_found_by_halving():
+    """Where there is no program to differentiate, and too many entries to go through one by one."""
     w = rng.normal(size=6000)
+
+    def written_into(w):
+        out = np.zeros(1)
+        out[0] = np.sum(np.sin(w))
+        return out[0]
 
     def by_hand(w):
         g = np.cos(w)
         g[4321] *= -1
         return g
 
-    report = check.gradient(lambda w: np.sum(np.sin(w)), by_hand, (w,))
+    report = check.gradient(written_into, by_hand, (w,))
     assert report["w"].verdict == "wrong"
     assert report["w"].worst == (4321,)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxnets.check._kinks import Slopes
 from jaxnets.check._numeric import EPS, Slope, size_of
-from jaxnets.check._reference import FULL, Reference
+from jaxnets.check._reference import Reference
 from jaxnets.check._report import KINK, RIGHT, UNDECIDABLE, WRONG
 
 # The one table of tolerances. A formula is judged on what it gives in float64, as far as matters in its own precision:
@@ -329,31 +329,45 @@ class _Leaf:
             seen = max(abs(value - slope.value) / (size or 1.0) for value, slope, _ in tests)
             found = self._own_precision_of(self._compared(verdict, got, bar))
             return found if found.verdict == WRONG else found._replace(error=seen, ulp=seen / self.eps)
-        if got.size > FULL:
-            return self._searched(got, bar)
+        if not self.reference.one_by_one(self.i):
+            return self._searched(got, bar) if np.isfinite(bar) else self._unseen(got)
         value, bars, left, right = self.reference.entries(self.i)
         self.want = value
         self.scale = float(np.max(np.abs(value), initial=0)) or 1.0
         limit = 10 * bars + FORMULA[self.kind] * self.scale
         if self.formula is None:
             limit = limit + ROUNDINGS[self.kind] * self.eps * self.scale
+        unknown = ~np.isfinite(value)
         low, high = np.minimum(np.minimum(left, right), value), np.maximum(np.maximum(left, right), value)
         gap = high - low
         at_kink = gap > 1e-5 * self.scale + 10 * bars
         if np.any(at_kink):
             low, high = np.where(at_kink, low, value), np.where(at_kink, high, value)
-            inside = (got >= low - limit) & (got <= high + limit)
+            inside = (got >= low - limit) & (got <= high + limit) | unknown
             ones = np.ones(self.shape)
             tests.append((float(np.sum(got)), self.reference.slope(self.i, ones), 0.0))
             along = all(self._inside(v, s, bar) for v, s, _ in tests)
             verdict = KINK if np.all(inside) and along else WRONG
             self.remarks.append("at a kink: the slopes from both sides differ")
+            self.want = np.clip(got, low, high)  # what is between the slopes is no error
         else:
-            verdict = WRONG if np.any(~(np.abs(got - value) <= limit)) else RIGHT
+            verdict = WRONG if np.any(~(np.abs(got - value) <= limit) & ~unknown) else RIGHT
+        if np.any(unknown) and verdict != WRONG:
+            verdict = UNDECIDABLE
+            where = list(worst_of(np.where(unknown, np.inf, 0.0)) or ())
+            self.remarks.append(f"undecidable: differences give nothing at {where}, nor is there another reference")
+        self.want = np.where(unknown, got, self.want)
         return self._own_precision_of(self._compared(verdict, got, float(np.max(limit, initial=0))))
+
+    def _unseen(self, got: np.ndarray) -> Compared:
+        self.want = got
+        self.remarks.append("undecidable: differences give nothing here, nor is there another reference")
+        return self._compared(UNDECIDABLE, got, np.inf)
 
     @staticmethod
     def _inside(value: float, seen: Slope, bar: float) -> bool:
+        if not np.isfinite(seen.value):  # nothing is seen along it
+            return True
         ends = [seen.value, seen.left, seen.right] if seen.kinked else [seen.value]
         return min(ends) - bar <= value <= max(ends) + bar
 

@@ -13,7 +13,7 @@ from jaxnets.check._board import Board
 from jaxnets.check._causes import find
 from jaxnets.check._compare import BLUNT, FORMULA, ROUNDINGS, dtype_name, misfit, worst_of
 from jaxnets.check._gradient import batches_of, drawn, title
-from jaxnets.check._names import Given, call, is_floating, names_matching
+from jaxnets.check._names import Given, call, fresh, is_floating, names_matching
 from jaxnets.check._numeric import EPS
 from jaxnets.check._precision import as_float64, double
 from jaxnets.check._reference import Reference
@@ -52,14 +52,25 @@ def derivation(
     reference = Reference(forward, given, "forward")
     if reference.program is None:
         raise TypeError(f"check.derivation: {reference.notes[0]}, and lines need a program; use check.gradient")
+    if any(s.eqn.primitive.name == "while" for s in _walk.sites(reference.program, holders=True)):
+        raise TypeError(
+            "check.derivation: forward has a while loop, which has no backward pass to compare with: write it with "
+            "lax.scan, or check its gradients with check.gradient"
+        )
     order, unreachable = _lines(reference)
     keys: dict[str, str] = {}
-    own = _returned(backward, given.args, given, order, keys)
+    own = _returned(backward, given.fresh(), given, order, keys)
+    if dead := _walk.unused_marks(reference.program) & set(own):
+        name = min(dead)
+        raise ValueError(
+            f'check: nothing uses what mark("{name}", …) returned, and so no adjoint arrives there; write '
+            f'{name} = mark("{name}", …) and go on with that'
+        )
     wide = None
     with double():
         wide_args = jax.tree.unflatten(given.structure, [as_float64(leaf) for _, leaf in given.leaves])
         try:
-            wide = _returned(backward, wide_args, given, order)
+            wide = _returned(backward, fresh(wide_args), given, order)
         except Exception as error:
             reference.notes.append(f"backward does not run in float64 ({type(error).__name__})")
     with double():

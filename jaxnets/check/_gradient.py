@@ -1,6 +1,7 @@
 """`check.gradient`: a gradient function beside the function that it belongs to."""
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,10 +12,10 @@ from jaxnets.check import _inputs, _walk
 from jaxnets.check._board import Board
 from jaxnets.check._causes import find
 from jaxnets.check._compare import Compared, Returned, compare_all, misfit
-from jaxnets.check._names import Given, call, is_floating, match
+from jaxnets.check._names import Given, call, fresh, is_floating, match
 from jaxnets.check._numeric import EPS
 from jaxnets.check._precision import as_float64, double, narrowest
-from jaxnets.check._reference import FULL, Reference
+from jaxnets.check._reference import Reference
 from jaxnets.check._report import WRONG, CallerError, Leaf, Report
 from jaxnets.check._wrong import Context, Size, Wrong, sizes_of
 
@@ -45,9 +46,17 @@ def gradient(
     return Report(title(f, by_hand), leaves, remarks, reference=reference.told)
 
 
-def drawn(args: Any) -> Sequence[Any]:
-    """The arguments, drawn if a function was given that draws them."""
-    return call("args", args) if callable(args) else args
+def drawn(args: Any, who: str = "args") -> Any:
+    """The arguments, drawn if a function was given that draws them: of nothing, of a seed (0), or of a source of random
+    numbers, called `rng` (NumPy's) or `key` (JAX's)."""
+    if not callable(args):
+        return args
+    try:
+        required = [p.name for p in inspect.signature(args).parameters.values() if p.default is p.empty]
+    except (TypeError, ValueError):  # a builtin tells nothing
+        required = []
+    sources: dict[str, Callable[[], Any]] = {"rng": lambda: np.random.default_rng(0), "key": lambda: jax.random.key(0)}
+    return call(who, args, *(sources.get(name, lambda: 0)() for name in required[:1]))
 
 
 def title(f: Callable[..., Any], by_hand: Callable[..., Any]) -> str:
@@ -57,13 +66,13 @@ def title(f: Callable[..., Any], by_hand: Callable[..., Any]) -> str:
 
 def run_by_hand(by_hand: Callable[..., Any], given: Given) -> tuple[Returned, list[str]]:
     """The caller's gradients as they are, and in float64 where their code runs there."""
-    own, remarks = match(call("by_hand", by_hand, *given.args), given)
+    own, remarks = match(call("by_hand", by_hand, *given.fresh()), given)
     if all(np.asarray(leaf).dtype == np.float64 for _, leaf in given.leaves if is_floating(leaf)) and _all_double(own):
         return Returned(own, own, EPS), remarks
     with double():
         wide_args = jax.tree.unflatten(given.structure, [as_float64(leaf) for _, leaf in given.leaves])
         try:
-            wide = match(by_hand(*wide_args), given)[0]
+            wide = match(by_hand(*fresh(wide_args)), given)[0]
         except Exception as error:  # whatever it is: it ran in its own precision, and is judged by that
             remarks.append(f"by_hand does not run in float64 ({type(error).__name__}): judged in its own precision")
             return Returned(own, None), remarks
@@ -78,7 +87,7 @@ def _narrowest_in(by_hand, given, wide_args) -> float:
     flat = jax.tree.leaves(wide_args)
     x = [flat[k] for k in given.chosen]
     try:
-        program = _walk.trace(lambda x: match(by_hand(*given.with_chosen(x, flat)), given)[0], x)
+        program = _walk.trace(lambda x: match(by_hand(*fresh(given.with_chosen(x, flat))), given)[0], x)
     except Exception:  # NumPy code is not traced: its precision cannot be read, and is taken to be its arguments'
         return EPS
     return max(EPS, narrowest(program))
@@ -131,7 +140,7 @@ def _wrong(c: Compared, reference: Reference) -> Wrong:
     i = reference.names.index(c.name)
     want = c.want
     if want is None:  # it has the wrong form: the differences alone can say what it should be
-        want = reference.entries(i)[0] if reference.x[i].size <= FULL else np.full(reference.x[i].shape, np.nan)
+        want = reference.entries(i)[0] if reference.one_by_one(i) else np.full(reference.x[i].shape, np.nan)
     return Wrong(c.name, c.got, want, c.limit, c.raw, reference.x[i], c.own_only)
 
 
@@ -142,8 +151,9 @@ def _context(reference: Reference, one_less: Callable[[Size], dict[str, float]])
     others = {n: g for n, g in zip(reference.names, reference.gradients, strict=True) if g is not None}
 
     def board() -> Board | None:
-        program = reference.program if reference.by_autodiff and reference.reverse else reference.twin
-        return None if program is None else Board(program, reference.x, reference.names, batches=batches_of(given))
+        if not reference.by_autodiff or not reference.reverse:
+            return None
+        return Board(reference.program, reference.x, reference.names, batches=batches_of(given))
 
     def ties() -> dict[str, dict[str, np.ndarray]]:
         slopes, _ = reference.kinks()

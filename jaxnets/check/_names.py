@@ -100,6 +100,10 @@ class Given:
         parameters = set(self.argnums) if len(self.argnums) < len(self.args) else {0}
         return [k for k, i in enumerate(of_argument) if i not in parameters]
 
+    def fresh(self) -> tuple[Any, ...]:
+        """The arguments with NumPy arrays of their own: whoever writes into them changes nothing here."""
+        return fresh(self.args)
+
     @property
     def wanted(self) -> list[str]:
         """Names of the leaves that are to have gradients."""
@@ -117,6 +121,11 @@ class Given:
         return jax.tree.unflatten(self.structure, flat)
 
 
+def fresh(tree: Any) -> Any:
+    """A copy of a pytree and of the NumPy arrays in it."""
+    return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
+
+
 def match(returned: Any, given: Given, who: str = "by_hand") -> tuple[dict[str, Any], list[str]]:
     """Name -> value of what came back for each leaf wanted (absent where nothing did), and remarks.
 
@@ -126,6 +135,9 @@ def match(returned: Any, given: Given, who: str = "by_hand") -> tuple[dict[str, 
     trees = [given.args[i] for i in given.argnums]
     expected = trees[0] if given.single else tuple(trees)
     same = jax.tree.structure(_floats_only(expected)) == jax.tree.structure(returned)
+    if not same:  # numbers in nested lists are arrays, if the leaves are not themselves in lists
+        returned = jax.tree.map(lambda a: np.array(a) if _is_numbers(a) else a, returned, is_leaf=_is_numbers)
+        same = jax.tree.structure(_floats_only(expected)) == jax.tree.structure(returned)
     values = jax.tree.leaves(returned)
     if same and len(values) == len(wanted):
         return dict(zip(wanted, values, strict=True)), []
@@ -143,6 +155,10 @@ def match(returned: Any, given: Given, who: str = "by_hand") -> tuple[dict[str, 
         hint = "; is argnums right?" if len(spare) + len(found) > len(wanted) else ""
         remarks.append(f"{who} also returned {', '.join(spare)}, for which there is no leaf{hint}")
     return found, remarks
+
+
+def _is_numbers(tree: Any) -> bool:
+    return isinstance(tree, list) and bool(tree) and all(isinstance(a, int | float) or _is_numbers(a) for a in tree)
 
 
 def _floats_only(tree: Any) -> Any:
@@ -178,14 +194,15 @@ def names_matching(part: str, names: Sequence[str]) -> list[str]:
 _OURS = tuple(os.path.dirname(m.__file__ or "") + os.sep for m in (jax, jaxlib, np)) + (contextlib.__file__, "<frozen")
 
 
-def _is_ours(file: str) -> bool:
+def is_library(file: str) -> bool:
+    """Whether a file belongs to JAX, NumPy or this package, and not to the caller."""
     return file.startswith(_OURS) or os.path.dirname(file) == os.path.dirname(__file__)
 
 
 def frames_of(error: BaseException) -> Iterator[traceback.FrameSummary]:
     """The caller's own frames in an error, innermost first: neither ours nor those of JAX and NumPy."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not _is_ours(frame.filename):
+        if not is_library(frame.filename):
             yield frame
 
 
@@ -206,7 +223,7 @@ def _shapes_in(error: BaseException) -> str:
     trace, found = error.__traceback__, ""
     while trace is not None:
         code = trace.tb_frame.f_code
-        if not _is_ours(code.co_filename):
+        if not is_library(code.co_filename):
             line = linecache.getline(code.co_filename, trace.tb_lineno)
             known = {}
             for word in re.findall(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", line):

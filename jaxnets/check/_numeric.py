@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 EPS = float(np.finfo(np.float64).eps)
-_STEPS = 0.1 * 8.0 ** -np.arange(7)  # relative to the size of what is moved
+STEPS = 7
+_STEPS = 0.1 * 8.0 ** -np.arange(STEPS)  # relative to the size of what is moved
 _Function = Callable[[list[np.ndarray]], Any]
 
 
@@ -21,27 +22,40 @@ class Slope(NamedTuple):
     kinked: bool
 
 
+UNKNOWN = Slope(np.nan, np.inf, np.nan, np.nan, False)
+
+
 def size_of(x: np.ndarray) -> float:
     """The step unit for a leaf: its largest entry, 1 for a leaf of zeros."""
     return float(np.max(np.abs(x), initial=0)) or 1.0
 
 
 def slope(
-    f: _Function, x: Sequence[np.ndarray], leaf: int, direction: np.ndarray, at_x: float, eps: float = EPS
+    f: _Function,
+    x: Sequence[np.ndarray],
+    leaf: int,
+    direction: np.ndarray,
+    at_x: float,
+    eps: float = EPS,
+    unit: float | None = None,
 ) -> Slope:
     """Derivative of `f` where `x[leaf]` moves along `direction`, by Richardson's extrapolation of central differences.
 
     The steps go down by factors of 8; of all extrapolations the one is taken that differs least from its neighbours.
-    `eps` is the rounding of the narrowest float that `f` computes with.
+    `eps` is the rounding of the narrowest float that `f` computes with; `unit` is what steps are relative to, the size
+    of the leaf if not given. Steps that lead where `f` is not finite are left out; where it jumps, there is no slope.
     """
-    unit = size_of(x[leaf]) / (np.max(np.abs(direction), initial=0) or 1.0)
+    steps = _STEPS * (unit or size_of(x[leaf])) / (np.max(np.abs(direction), initial=0) or 1.0)
     right, left, table, best = [], [], [], (np.nan, np.inf)
     largest = abs(at_x)
-    for step in _STEPS * unit:
+    for step in steps:
         up, down = (float(f(_moved(x, leaf, s * step * direction))) for s in (1, -1))
-        largest = max(largest, abs(up), abs(down))
         right.append((up - at_x) / step)
         left.append((at_x - down) / step)
+        if not np.isfinite(up - down):
+            table = []
+            continue
+        largest = max(largest, abs(up), abs(down))
         row = [(up - down) / (2 * step)]
         rounding = 4 * eps * largest / step
         for m, coarser in enumerate(table[-1] if table else []):
@@ -52,10 +66,21 @@ def slope(
         table.append(row)
     # One-sided: the error of a difference over h is linear in h, so two steps cancel it.
     k = 5 if eps < 1e-12 else 2
-    above, below = ((8 * side[k] - side[k - 1]) / 7 for side in (right, left))
-    noise = 64 * eps * largest / (_STEPS[k] * unit)
-    kinked = bool(abs(above - below) > 1e-5 * max(abs(above), abs(below)) + noise)
+    if any(_jumps(np.array(side) * steps, k, 64 * eps * largest) for side in (right, left)):
+        return UNKNOWN
+    (above, below), (nearer, from_below) = (
+        [(8 * side[j] - side[j - 1]) / 7 for side in (right, left)] for j in (k, k + 1)
+    )
+    gap, noise = abs(above - below), 64 * eps * largest / steps[k]
+    stays = abs(nearer - from_below) + 8 * noise > gap / 4  # that of a curve shrinks with the step
+    kinked = bool(gap > 1e-5 * max(abs(above), abs(below)) + noise and stays)
     return Slope(float(best[0]), float(best[1]), float(below), float(above), kinked)
+
+
+def _jumps(changes: np.ndarray, k: int, noise: float) -> bool:
+    """Whether a change does not vanish with its step: it is more than half as large over an eightfold smaller one."""
+    before, after = np.abs(changes[k - 1 : k + 1])
+    return bool(after > 0.5 * before and after > noise)
 
 
 def complex_slope(f: _Function, x: Sequence[np.ndarray], leaf: int, direction: np.ndarray) -> float | None:
@@ -69,7 +94,7 @@ def complex_slope(f: _Function, x: Sequence[np.ndarray], leaf: int, direction: n
         try:
             value = f(_moved([np.asarray(a, complex) for a in x], leaf, 1j * step * direction))
             return float(np.imag(value)) / step if np.iscomplexobj(value) else None
-        except (TypeError, ValueError, ArithmeticError, Warning):
+        except Exception:  # the caller's code may refuse complex numbers in any way
             return None
 
 
@@ -79,23 +104,37 @@ def _moved(x: Sequence[np.ndarray], leaf: int, by: np.ndarray) -> list[np.ndarra
 
 
 def roughness(f: _Function, x: Sequence[np.ndarray], at_x: float) -> float:
-    """The relative error with which `f` is computed, from differences of high order over steps too small to matter."""
-    rng = np.random.default_rng(5)
-    directions = [rng.normal(size=a.shape) * size_of(a) for a in x]
-    rough = 0.0
-    for step in (1e-6, 1e-4):
-        points = [float(f([a + k * step * d for a, d in zip(x, directions, strict=True)])) for k in range(7)]
-        rough = max(rough, abs(float(np.diff(points, 6)[0])) / np.sqrt(924.0))
-    return rough / abs(at_x) if at_x and np.isfinite(rough) else 0.0
+    """The relative error with which `f` is computed, from differences of high order over steps too small to matter.
+
+    Of several directions the smoothest counts: rounding is in all of them, a kink nearby in some. Where the smallest
+    step changes nothing the float is so narrow that a larger one must be tried.
+    """
+    rng, found = np.random.default_rng(5), []
+    for _ in range(5):
+        directions = [rng.normal(size=a.shape) * size_of(a) for a in x]
+        for step in (1e-6, 1e-4, 1e-2):
+            points = [float(f([a + k * step * d for a, d in zip(x, directions, strict=True)])) for k in range(7)]
+            if len(set(points)) > 1:
+                break
+        found.append(abs(float(np.diff(points, 6)[0])) / np.sqrt(924.0))
+    rough = min((r for r in found if np.isfinite(r)), default=0.0)
+    return rough / abs(at_x) if at_x else 0.0
 
 
 def best_slope(
-    f: _Function, x: Sequence[np.ndarray], leaf: int, direction: np.ndarray, at_x: float, complex_too: bool, eps: float
+    f: _Function,
+    x: Sequence[np.ndarray],
+    leaf: int,
+    direction: np.ndarray,
+    at_x: float,
+    complex_too: bool,
+    eps: float,
+    unit: float | None = None,
 ) -> Slope:
     """Differences, sharpened by a complex step where that works and the differences agree with it."""
-    found = slope(f, x, leaf, direction, at_x, eps)
+    found = slope(f, x, leaf, direction, at_x, eps, unit)
     if complex_too and not found.kinked:
-        sharp = complex_slope(f, x, leaf, direction)
+        sharp = complex_slope(f, x, leaf, direction) if np.isfinite(found.bar) else None
         if sharp is not None and abs(sharp - found.value) <= 10 * found.bar + 1e-9 * abs(found.value):
             return found._replace(value=sharp, bar=64 * EPS * max(abs(sharp), EPS))
     return found
@@ -110,6 +149,8 @@ def gradient(
         direction = np.zeros(x[leaf].shape)
         direction[index] = 1.0
         found = best_slope(f, x, leaf, direction, at_x, complex_too, eps)
+        if not np.isfinite(found.bar) and x[leaf][index]:  # too near to where f ends for steps of the leaf's size
+            found = best_slope(f, x, leaf, direction, at_x, complex_too, eps, abs(float(x[leaf][index])))
         entries.append(found if found.kinked else found._replace(left=found.value, right=found.value))
     columns = np.array([e[:4] for e in entries], float).reshape((*x[leaf].shape, 4))
     value, bar, left, right = np.moveaxis(columns, -1, 0)

@@ -1,6 +1,7 @@
 """What the truth is taken from: autodiff without the derivative rules, in float64, and differences beside it."""
 
 import contextlib
+import time
 import types
 from collections.abc import Callable
 from functools import cached_property
@@ -13,11 +14,12 @@ import numpy as np
 from jaxnets.check import _numeric, _walk
 from jaxnets.check._board import QUICK
 from jaxnets.check._kinks import Slopes, met
-from jaxnets.check._names import Given, call, frames_of
+from jaxnets.check._names import Given, call, frames_of, fresh
 from jaxnets.check._precision import as_float64, double, narrowest
 
 NEAR = 1e-10  # values closer than this, relative to the largest, are taken for a tie
 FULL = 4096  # entries up to which a leaf's gradient is built entry by entry where autodiff gives none
+PATIENCE = 15.0  # seconds that may take
 _NOISE = 2.0**-36  # relative size of the disturbance by which rounding is measured
 _CANNOT = (TypeError, ValueError, NotImplementedError, jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
@@ -30,12 +32,12 @@ class Reference:
         self.names = given.wanted
         self.notes: list[str] = []
         self._kinks: dict[float, tuple[Slopes | None, list[str]]] = {}
-        self.own_value = _scalar(call(who, f, *given.args), who)
+        self.own_value = _scalar(call(who, f, *given.fresh()), who)
         self.confirmed: set[str] = set()  # leaves whose gradient differences have borne out
         with self.precision():
             self._set(wide=True)
             try:
-                self.value = float(self.at(self.x))
+                self.value = self._timed()
             except Exception as error:  # whatever hinders it: in its own precision it has just run
                 self.wide = False
                 self.notes.append(
@@ -43,16 +45,45 @@ class Reference:
                 )
         if not self.wide:
             self._set(wide=False)
-            self.value = float(self.at(self.x))
+            self.value = self._timed()
+        if self.program is not None and not self._same_when_traced():
+            self.program = None
+            self._why_no_program = f"{who} is {self.value:.6g} when JAX traces it: differences are the only reference"
+        self.numpy = self.program is None  # code that JAX does not trace, whichever it is
+        self.value = self._timed() if self.numpy else self.value
+        if self.numpy and self.twin is not None:
+            self.program = self.twin
+            self.notes.append(f"{who} is NumPy code: read as a program with jax.numpy in its place, same values")
+        elif self.numpy:
+            self.notes.append(self._why_no_program)
         self.eps = max(_numeric.EPS, narrowest(self.program) if self.program else self._roughness())
         if not np.isfinite(self.value):
             self.notes.append(f"{who} is {self.value} at these arguments: differences say nothing there")
         if self.eps > _numeric.EPS and self.wide:
             self.notes.append(f"{who} computes in a narrower float inside (eps {self.eps:.1e}); so does its reference")
 
+    def _timed(self) -> float:
+        begin = time.perf_counter()
+        value = float(self.at(self.x))
+        self.seconds = time.perf_counter() - begin
+        return value
+
+    def _same_when_traced(self) -> bool:
+        """Whether the program is what the code does: a question asked of a number may be answered otherwise of a
+        tracer. Only looked at where the values give a reason to."""
+        if np.isclose(self.own_value, self.value, rtol=0.01, equal_nan=True):
+            return True
+        with self.precision(), np.errstate(all="ignore"):
+            return bool(np.isclose(float(self.f(*self._args(self.x))), self.value, rtol=1e-6, equal_nan=True))
+
+    def one_by_one(self, leaf: int) -> bool:
+        """Whether a leaf may be differentiated entry by entry: not too large, not too slow."""
+        size = self.x[leaf].size
+        return size <= FULL and (not self.numpy or 2 * _numeric.STEPS * size * self.seconds <= PATIENCE)
+
     def _roughness(self) -> float:
         """Of NumPy code it must be measured how precisely it computes: a cast within is seen in no other way."""
-        seen = _numeric.roughness(self.at, self.x, self.value) if self.wide else 0.0
+        seen = _numeric.roughness(self.near, self.x, self.value) if self.wide else 0.0
         return seen if seen > 1e3 * _numeric.EPS else 0.0
 
     @cached_property
@@ -64,6 +95,8 @@ class Reference:
         return bool(np.isfinite(own) and abs(own - wide) > near)
 
     wide = True
+    numpy = False
+    seconds = 0.0  # that one value takes
     reverse = True  # until it is seen not to go through
 
     def precision(self) -> contextlib.AbstractContextManager[None]:
@@ -87,38 +120,63 @@ class Reference:
         except Exception as error:  # NumPy code, or anything that needs its numbers: it is run as it is
             where = next(frames_of(error), None)
             line = f" at line {where.lineno}" if where else ""
-            self.notes.append(
+            self._why_no_program = (
                 f"{self.who} cannot be traced by JAX ({type(error).__name__}{line}): differences are the only reference"
             )
             return None
 
+    _why_no_program = ""
+
     @cached_property
     def twin(self) -> Any:
-        """NumPy code as a program, by running it with `jax.numpy` in `numpy`'s place; None where that is not the same.
+        """NumPy code as a program, by running it with `jax.numpy` in `numpy`'s place; None where that does not go, or
+        is not the same here and, so far as it is finite there, at points around.
 
-        No verdict rests on it: it only serves to look for causes.
+        Differences are of the code itself all the same, and so bear out what autodiff makes of the program.
         """
-        with self.precision():
+        rng = np.random.default_rng(11)
+        with self.precision(), np.errstate(all="ignore"):
             try:
                 f = _with_jax_numpy(self.f)
                 x = [jnp.asarray(a) for a in self.x]
                 program = _walk.trace(lambda leaves: jnp.asarray(f(*self._args(leaves))), x)
-                value = float(_walk.run(program, x)[0][0])
+                value = jax.jit(lambda x: _walk.run(program, x)[0][0])
+                for step in (0.0, 1e-6, 1e-3, 0.3, 0.3):
+                    moved = [a + step * rng.normal(size=a.shape) * _numeric.size_of(a) for a in self.x]
+                    ours, theirs = float(value([jnp.asarray(a) for a in moved])), self.near(moved)
+                    close = abs(ours - theirs) <= 1e-10 * max(abs(ours), abs(theirs))
+                    if not close and (step == 0 or np.isfinite(theirs)):
+                        return None
             except Exception:  # it was worth a try
                 return None
-            return program if abs(value - self.value) <= 1e-9 * max(abs(value), abs(self.value)) else None
+            return program
 
     def _args(self, leaves):
-        return self.given.with_chosen(leaves, self.others)
+        return fresh(self.given.with_chosen(leaves, self.others))
 
     def at(self, x: list[Any]) -> Any:
         """The value of `f` at other numbers, its rules taken out."""
         with self.precision():
-            if self.program is not None:
+            if self.program is not None and not self.numpy:
                 return self._value([jnp.asarray(a) for a in x])
             kinds = [self.given.leaves[k][1] for k in self.given.chosen]
             like = [jnp.asarray(a) if isinstance(k, jax.Array) else a for a, k in zip(x, kinds, strict=True)]
             return self.f(*self._args(like))
+
+    def near(self, x: list[Any]) -> Any:
+        """The same at numbers that differences lead to: NaN where NumPy code refuses them, which is told once."""
+        if not self.numpy:
+            return self.at(x)
+        try:
+            with np.errstate(all="ignore"):
+                return self.at(x)
+        except Exception as error:  # the caller's code, at arguments that the caller did not choose
+            told = f"{self.who} refuses arguments nearby ({type(error).__name__}: {error}): steps there are left out"
+            if any(np.iscomplexobj(a) for a in x):
+                raise  # it may refuse complex numbers without a word
+            if told not in self.notes:
+                self.notes.append(told)
+            return np.nan
 
     @cached_property
     def _value(self):
@@ -156,7 +214,8 @@ class Reference:
         """What the truth was taken from."""
         if not self.by_autodiff:
             return "differences in float64"
-        autodiff = f"autodiff without rules, in {'float64' if self.wide else 'its own precision'}"
+        what = "autodiff with jax.numpy in NumPy's place" if self.numpy else "autodiff without rules"
+        autodiff = f"{what}, in {'float64' if self.wide else 'its own precision'}"
         some = "" if len(self.confirmed) == len(self.names) else f" in {len(self.confirmed)} of {len(self.names)}"
         return autodiff + (f", confirmed by differences{some}" if self.confirmed else "")
 
@@ -170,12 +229,12 @@ class Reference:
         if not self.wide:  # differences of short numbers decide nothing
             return _numeric.Slope(np.nan, np.inf, np.nan, np.nan, False)
         with self.precision():
-            return _numeric.best_slope(self.at, self.x, leaf, direction, self.value, self.program is None, self.eps)
+            return _numeric.best_slope(self.near, self.x, leaf, direction, self.value, self.numpy, self.eps)
 
     def entries(self, leaf: int) -> tuple[np.ndarray, ...]:
         """The numeric gradient of a leaf, entry by entry: value, bar, slopes from below and above."""
         with self.precision():
-            return _numeric.gradient(self.at, self.x, leaf, self.value, self.program is None, self.eps)
+            return _numeric.gradient(self.near, self.x, leaf, self.value, self.numpy, self.eps)
 
     @cached_property
     def noise(self) -> list[float]:
@@ -196,7 +255,7 @@ class Reference:
             disturbed = jax.jit(
                 lambda x, seed: _walk.run(grad, [_disturb(a, seed) for a in x], _Noise(seed))[0], compiler_options=QUICK
             )
-            found, ties = [0.0] * len(self.x), bool(self.kinks()[1])
+            found, ties = [0.0] * len(self.x), bool(self.kinks()[1]) or self.steps_in_it
             for seed in (1, 2):
                 moved = disturbed([jnp.asarray(a) for a in self.x], seed)
                 for i, (g, true) in enumerate(zip(moved, self.gradients, strict=True)):
@@ -204,7 +263,7 @@ class Reference:
                         continue
                     off = np.abs(np.asarray(g) - true)
                     largest = float(np.max(np.abs(true), initial=0))
-                    if ties:  # a change as large as the gradient itself is another winner, no rounding
+                    if ties:  # a change as large as the gradient itself is another winner or step, no rounding
                         off = off[(off <= 1e-3 * largest) | (off >= 1e3 * largest)]
                     found[i] = max(found[i], float(np.max(off[np.isfinite(off)], initial=0)) / max(_NOISE, self.eps))
             return found
@@ -225,12 +284,23 @@ class Reference:
             usable = blended and self.by_autodiff and self.reverse
             return (Slopes(self.program, x, blended, near) if usable else None), told
 
+    @property
+    def steps_in_it(self) -> bool:
+        """Whether it rounds to whole numbers somewhere: it may jump there."""
+        return any(_is_step(s.eqn) for s in _walk.sites(self.program))
+
     @cached_property
     def stops(self) -> bool:
         """Whether `stop_gradient` stands in it, which differences cannot see."""
         return self.program is not None and any(
             s.eqn.primitive.name == "stop_gradient" for s in _walk.sites(self.program)
         )
+
+
+def _is_step(eqn: Any) -> bool:
+    """Whether an equation's results go by steps."""
+    to_integer = eqn.primitive.name == "convert_element_type" and not _walk.is_float(eqn.outvars[0])
+    return eqn.primitive.name in ("floor", "ceil", "round", "sign") or (to_integer and _walk.is_float(eqn.invars[0]))
 
 
 def _with_jax_numpy(f: Any) -> Any:
@@ -243,6 +313,8 @@ def _with_jax_numpy(f: Any) -> Any:
             names[name] = jnp
         elif isinstance(value, types.FunctionType) and value.__globals__ is f.__globals__:
             names[name] = types.FunctionType(value.__code__, names, name, value.__defaults__, value.__closure__)
+        elif callable(value) and (getattr(value, "__module__", "") or "").startswith("numpy"):  # from numpy import exp
+            names[name] = getattr(jnp, getattr(value, "__name__", ""), value)
     return types.FunctionType(f.__code__, names, f.__name__, f.__defaults__, f.__closure__)
 
 

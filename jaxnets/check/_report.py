@@ -99,6 +99,8 @@ class Report:
 
     def __getitem__(self, name: str) -> Leaf:
         """The leaf of that name; its last part will do where no other leaf has it."""
+        if not isinstance(name, str):
+            raise KeyError(f"{name!r}: leaves go by name; there are {', '.join(leaf.name for leaf in self.leaves)}")
         exact = [leaf for leaf in self.leaves if name in (leaf.name, leaf.path)]
         found = exact or [leaf for leaf in self.leaves if _ends_with(leaf.name, name)]
         if len(found) == 1:

@@ -14,7 +14,7 @@ from jaxnets.check import _walk
 from jaxnets.check._board import QUICK
 from jaxnets.check._compare import compare_all
 from jaxnets.check._gradient import explain, run_by_hand
-from jaxnets.check._names import Given
+from jaxnets.check._names import Given, frames_of, is_library
 from jaxnets.check._reference import Reference
 from jaxnets.check._report import WRONG, Cause, Leaf
 
@@ -37,11 +37,25 @@ def _rule_of(eqn: Any) -> str:
         return ""
     name, _, place = info.func_src_info.partition(" at ")
     file, _, line = place.rpartition(":")
+    if is_library(file):  # one that JAX makes around what was written
+        return ""
     return f"rule {name} ({os.path.basename(file)} line {line}), "
 
 
 class RaisesError(Exception):
     """A rule that does not let itself be differentiated."""
+
+    def __init__(self, error: BaseException | str):
+        self.meant, where = True, ""
+        if isinstance(error, BaseException):
+            frame = next(frames_of(error), None)
+            refuses = isinstance(error, NotImplementedError) or (frame and (frame.line or "").startswith("raise"))
+            about_form = str(error).startswith(("Custom VJP", "Custom JVP"))
+            self.meant = bool(refuses or (frame is None and not about_form))
+            where = f" at {os.path.basename(frame.filename)} line {frame.lineno}" if frame and not about_form else ""
+            name = "" if refuses or about_form else f"{type(error).__name__}{where}: "
+            error = f"raises when differentiated: {name}{_first_line(error)}"
+        super().__init__(error)
 
 
 class Rule:
@@ -108,12 +122,9 @@ class Rule:
         floats = [jnp.asarray(v) for v in floats]
         try:
             out, pull = jax.vjp(self.ruled, *floats)
-        except Exception as error:
-            raise RaisesError(f"raises when differentiated: {_first_line(error)}") from error
-        try:
             return tuple(pull(self.cotangents(out, self.seed)))
         except Exception as error:
-            raise RaisesError(f"raises when differentiated: {_first_line(error)}") from error
+            raise RaisesError(error) from error
 
     def judge(self) -> list[Leaf]:
         """A leaf for each floating operand, and more where a trap is found."""
@@ -177,8 +188,11 @@ class Rule:
         thrice = pull([3 * b for b in bars])
         back = pull([-b for b in bars])
         other = pull(self.cotangents(bars, 4))
+        narrow = any(b.dtype == jnp.float16 for b in [*bars, *once])
+        far = 16.0 if narrow else 2.0**14  # a rule may cut off what is large, or what is small
+        large, small = ([np.asarray(g, np.float64) / s for g in pull([b * s for b in bars])] for s in (far, 1 / far))
         changed = []
-        for leaf, z, g, t, m, o in zip(leaves, zero, once, thrice, back, other, strict=True):
+        for leaf, z, g, t, m, o, big, little in zip(leaves, zero, once, thrice, back, other, large, small, strict=True):
             z, g, t, m, o = (np.asarray(a, np.float64) for a in (z, g, t, m, o))
             size = float(np.max(np.abs(g[np.isfinite(g)]), initial=0))
             room = 300 * _eps([*self.floats(), *once]) * (size or 1.0)
@@ -187,7 +201,7 @@ class Rule:
                 cause = Cause(
                     "factor", "the incoming cotangent is ignored: right for grad of a scalar, wrong in a graph", 0.0
                 )
-            elif any(bool(np.any(np.abs(d) > room)) for d in (t - 3 * g, m + g, z)):
+            elif any(bool(np.any(np.abs(d) > room)) for d in (t - 3 * g, m + g, z, big - g, little - g)):
                 cause = Cause(
                     "constant" if np.any(np.abs(z) > room) else "factor", "not linear in the incoming cotangent", 0.0
                 )

@@ -12,14 +12,15 @@ import numpy as np
 
 from jaxnets.check import _walk
 from jaxnets.check._gradient import drawn
-from jaxnets.check._names import call, is_key
+from jaxnets.check._names import call, frames_of, fresh, is_key
 from jaxnets.check._precision import as_float64, double
 from jaxnets.check._progress import progress
-from jaxnets.check._report import KINK, RIGHT, UNDECIDABLE, WRONG, Leaf, Report
+from jaxnets.check._report import KINK, RIGHT, UNDECIDABLE, WRONG, Cause, Leaf, Report
 from jaxnets.check._rule import Found, RaisesError, Rule
 
 _SAMPLES = 3  # of the values that a rule meets in a loop
 _DEPTH = 3  # rules within rules
+_WRAPPERS = ("wrapped_fun", "fn_wrapped")  # jax.custom_gradient's and Equinox's: what they wrap is meant
 _WORSE = {RIGHT: 0, KINK: 1, UNDECIDABLE: 2, WRONG: 3}
 
 
@@ -40,10 +41,18 @@ def rules(
     >>> report.first, report["square.x"].causes[0].kind
     ('square.x', 'path')
     """
-    args = drawn(args)
-    call("f", f, *args)
+    values: Sequence[Any] = drawn(args)
+    allow = (allow,) if isinstance(allow, str) else allow
+    call("f", f, *fresh(values))
     audit = _Audit(allow)
-    audit.function(f, args)
+    try:
+        audit.function(f, values)
+    except jax.errors.JAXTypeError as error:
+        where = next(frames_of(error), None)
+        line = f" ({type(error).__name__} at line {where.lineno})" if where else f" ({type(error).__name__})"
+        raise TypeError(
+            f"check.rules: f cannot be traced by JAX{line}: NumPy code has no rules; check.gradient judges it"
+        ) from error
     leaves = list(audit.leaves.values())
     remarks = audit.remarks
     if not leaves and not audit.not_met:
@@ -66,7 +75,8 @@ def name_of(eqn: Any) -> str:
         inside = [name_of(s.eqn) for s in _rules_in(eqn.params["jaxpr"])]
         return f"shard_map of {', '.join(dict.fromkeys(inside))}"
     jaxpr, _ = _walk.opened(eqn.params["call_jaxpr"])
-    return jaxpr.debug_info.func_name
+    name = jaxpr.debug_info.func_name
+    return next(filter(None, map(_walk.function_of, jaxpr.eqns)), name) if name in _WRAPPERS else name
 
 
 def _rules_in(program: Any) -> list[_walk.Site]:
@@ -88,8 +98,6 @@ class _Watch:
         self.random, self.lock = random.Random(0), threading.Lock()
 
     def __call__(self, place, eqn, operands, given):
-        if eqn.primitive.name == "shard_map":
-            self.entering(place, eqn, operands)
         return _walk.bind(eqn, operands), None
 
     def entering(self, place, eqn, operands):
@@ -170,8 +178,12 @@ class _Audit:
         try:
             leaves = Rule(rule, sample).judge()
         except RaisesError as raised:
-            told = f"{rule.name}: {raised}"
-            if told not in self.not_met:
+            if not raised.meant:
+                cause = Cause("shape", f"no gradient came back: it {raised}", float("inf"))
+                where = f"met in {_walk.source(rule.eqn)}"
+                broken = Leaf(rule.name, WRONG, float("inf"), float("inf"), None, (cause,), source=where)
+                self.leaves.setdefault(rule.name, broken)
+            elif (told := f"{rule.name}: {raised}") not in self.not_met:
                 self.not_met.append(told)
             return
         for leaf in leaves:

@@ -103,6 +103,20 @@ def _sites(jaxpr, place, lengths, looped, rules, loop, holders):
             yield from _sites(opened(program)[0], below, steps, looped or name == "while", around, within, holders)
 
 
+def unused_marks(closed: Any) -> set[str]:
+    """The names of marks whose result nothing takes up."""
+    jaxpr = opened(closed)[0]
+    taken = {v for eqn in jaxpr.eqns for v in eqn.invars if not isinstance(v, Literal)}
+    taken |= {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    found = set()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "name" and eqn.outvars[0] not in taken:
+            found.add(eqn.params["name"])
+        for _, program in inner(eqn):
+            found |= unused_marks(program)
+    return found
+
+
 def plain(place: Place, eqn: Any, operands: list[Any], given: Any) -> tuple[list[Any], Any]:
     """The visitor that does what the equation says."""
     del place, given
@@ -214,7 +228,27 @@ def _while(eqn, operands, visit, given, here):
     return list(out), {}
 
 
-_LOOPS = {"scan": _scan, "cond": _cond, "while": _while}
+def _shard_map(eqn, operands, visit, given, here):
+    """Without the rules in it, if there are any; nothing is put in or handed out."""
+    del given
+    if hasattr(visit, "entering"):
+        visit.entering(here, eqn, operands)
+    p = eqn.params
+    if not any(s.eqn.primitive.name in RULES for s in sites(p["jaxpr"], holders=True)):
+        return bind(eqn, operands), {}
+    program, inside = opened(p["jaxpr"])
+    mapped = jax.shard_map(
+        lambda *args: tuple(_run(program, inside, list(args), plain, {}, ())[0]),
+        mesh=p["mesh"],
+        in_specs=tuple(p["in_specs"]),
+        out_specs=tuple(p["out_specs"]),
+        axis_names=set(p["newly_manual_axes"] if "newly_manual_axes" in p else p["manual_axes"]),  # by version
+        check_vma=p["check_vma"],
+    )
+    return list(mapped(*operands)), {}
+
+
+_LOOPS = {"scan": _scan, "cond": _cond, "while": _while, "shard_map": _shard_map}
 
 
 def line_of(eqn: Any) -> tuple[str, int] | None:
@@ -223,6 +257,12 @@ def line_of(eqn: Any) -> tuple[str, int] | None:
         if os.path.dirname(frame.file_name) != _HERE:
             return frame.file_name, frame.start_line
     return None
+
+
+def function_of(eqn: Any) -> str | None:
+    """The name of the function in which an equation was made, or None if it is not known."""
+    frame = next(iter(source_info_util.user_frames(eqn.source_info.traceback)), None)
+    return frame and frame.function_name.rpartition(".")[2]
 
 
 _HERE = os.path.dirname(__file__)

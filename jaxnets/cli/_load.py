@@ -9,9 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jax
-import numpy as np
-
+from jaxnets.check._gradient import drawn
 from jaxnets.check._names import call
 
 
@@ -81,8 +79,7 @@ def _functions_of(module: ModuleType, wanted: str) -> str:
 
 def arguments(example: Any, spec: str) -> tuple[Any, ...]:
     """The tuple of arguments: `example` itself, or what it returns."""
-    if callable(example):
-        example = call(f"--args {spec}", example, *_seeds(example))
+    example = drawn(example, f"--args {spec}")
     if not isinstance(example, tuple | list) or hasattr(example, "_fields"):
         raise TypeError(
             f"--args: {spec} must be a tuple of the function's arguments, or return one; got "
@@ -91,10 +88,3 @@ def arguments(example: Any, spec: str) -> tuple[Any, ...]:
     if not example:
         raise ValueError(f"--args: {spec} is empty: there is nothing to differentiate by")
     return tuple(example)
-
-
-def _seeds(draw: Callable[..., Any]) -> list[Any]:
-    """What a function that draws arguments is called with: nothing, a seed, or a source of random numbers."""
-    required = [p.name for p in inspect.signature(draw).parameters.values() if p.default is p.empty]
-    given: dict[str, Callable[[], Any]] = {"rng": lambda: np.random.default_rng(0), "key": lambda: jax.random.key(0)}
-    return [given.get(name, lambda: 0)() for name in required[:1]]

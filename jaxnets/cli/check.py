@@ -94,6 +94,8 @@ def _run(options: Options) -> int:
     mine = [t for t in options.target if ":" in t or t.endswith(".py")]
     ways = [f"--{w}" for w, v in _ways(options).items() if v]
     if options.worksheets:
+        if options.target or ways:
+            raise ValueError(f"--worksheets stands alone; got {(*options.target, *ways)[0]} too")
         return _worksheets(options)
     if not mine:
         unknown = [t for t in options.target if t not in NETS]
@@ -107,6 +109,9 @@ def _run(options: Options) -> int:
         raise ValueError(
             f"one of --by-hand, --derivation and --rules must be given; got {' and '.join(ways) or 'none'}"
         )
+    for option, value, way in (("--allow", options.allow, "--rules"), ("--argnums", options.argnums, "--by-hand")):
+        if value and way not in ways:
+            raise ValueError(f"{option} goes with {way}; got {ways[0]}")
     if options.picture:
         can_be_drawn(options.picture)
     report = _report(options)
