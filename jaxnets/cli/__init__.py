@@ -10,6 +10,7 @@ COMMANDS = {
     "resume": "go on with a run that was interrupted",
     "eval": "loss and accuracy of a trained net on other data",
     "predict": "lines in, probabilities out",
+    "demo": "see it all: gradients checked, nets trained by them and by autodiff, a page that shows it",
 }
 _NEEDED = {"tyro", "rich", "safetensors", "sklearn", "matplotlib"}
 

@@ -13,9 +13,9 @@ from jaxnets import data
 from jaxnets.cli._labels import cells_of_line, classes_of, labels_of, numbered, numbers_of_line, whole_labels
 from jaxnets.data._files import MISSING
 
-LONGEST = 400  # words, or characters, of a text; what is beyond is not read
+LONGEST = {"words": 200, "characters": 400}  # of a text; what is beyond is not read
 STRETCH = 128  # characters of a stream that are one example
-BUCKETS = 4  # of texts of about one length
+BUCKETS = 3  # of texts of about one length; each is compiled by itself
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Words:
         if source.kind == "polarity" and len(found.classes) == len(self.classes):
             found = found._replace(classes=self.classes)  # files of other names, in the same order
         y = numbered(labels_of(found)[part], self.classes, source.name)
-        return data.buckets(self._numbers([found.texts[i] for i in part]), y, buckets, LONGEST)
+        return data.buckets(self._numbers([found.texts[i] for i in part]), y, buckets, LONGEST[self.unit])
 
     def inputs(self, lines: list[str]) -> dict[str, np.ndarray]:
-        (padded,) = data.buckets(self._numbers(lines), np.arange(len(lines)), longest=LONGEST)
+        (padded,) = data.buckets(self._numbers(lines), np.arange(len(lines)), longest=LONGEST[self.unit])
         back = np.argsort(padded["y"])  # buckets sort by length
         x, lengths = padded["x"][back], padded["lengths"][back]
         steps = 1 << (x.shape[1] - 1).bit_length()  # a power of two: few shapes are few compilations

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 import jaxnets
-from jaxnets import data, train
+from jaxnets import train
+from jaxnets._chunks import near_divisor
 from jaxnets.cli import _nets, _recipes, _sources
 from jaxnets.cli._guard import Stop
 from jaxnets.train import _checkpoint
@@ -19,8 +20,7 @@ from jaxnets.train._examples import size
 
 FORMAT = "jaxnets run 1"
 CONFIG, METRICS = "config.json", "metrics.jsonl"
-AT_ONCE = 16  # steps between two visits of Python: how soon Ctrl-C is heard
-SAMPLE = 2000  # at most so many training examples are scored beside the held-out ones
+AT_ONCE = 16  # about so many steps between two visits of Python: how soon Ctrl-C is heard
 
 
 class Config(NamedTuple):
@@ -122,7 +122,8 @@ def fit(config: Config, found: Any, folder: Path, watch: Callable[[train.Progres
     rest, part = _recipes.parts(found, options["held_out"], options["seed"])
     training = recipe.data(found, rest, config.source, _recipes.BUCKETS, strict=False)
     validation = recipe.data(found, part, config.source, strict=False)
-    buckets = training if isinstance(training, list) else [training]
+    sample = recipe.data(found, rest[: len(part)], config.source, strict=False)  # scored as the held-out part is
+    buckets = _as_list(training)
     steps = sum(size(bucket) // min(options["batch"], size(bucket)) for bucket in buckets)
     last = False
 
@@ -143,14 +144,14 @@ def fit(config: Config, found: Any, folder: Path, watch: Callable[[train.Progres
         batch=options["batch"],
         seed=options["seed"],
         validation=validation,
-        also={"training": _sample(buckets, sum(map(size, _as_list(validation))))},
+        also={"training": sample},
         predict=config.predict,
         monitor="loss" if recipe.every_step or config.net == "gated" else "accuracy",
         patience=options["patience"],
         rows={"E": "x"} if config.net == "textconv" and recipe.tokens else None,
         out=folder,
         watch=seen,
-        at_once=AT_ONCE,
+        at_once=near_divisor(steps, AT_ONCE) if len(buckets) == 1 else 2 * AT_ONCE,  # one length, compiled once
     )
     _write_metrics(folder, fitted.history)
     return Ended(fitted.params, fitted.history, validation, stop.asked and not last)
@@ -221,12 +222,6 @@ def numbered(parent: Path, name: str) -> Path:
             n += 1
         else:
             return folder
-
-
-def _sample(buckets: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
-    """Some training examples of each bucket, about `n` in all."""
-    share = min(n, SAMPLE) / sum(map(size, buckets))
-    return [data.take(b, np.arange(max(1, round(share * size(b))))) for b in buckets]
 
 
 def _as_list(buckets: Any) -> list[dict[str, Any]]:
