@@ -70,7 +70,7 @@ def sizes(net: str, recipe: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 def make(net: str, sizes: dict[str, Any], seed: int) -> Any:
     """Parameters, the same for the same seed."""
-    return NETS[net].module.init(jax.random.key(seed), **sizes)
+    return jax.jit(NETS[net].module.init, static_argnames=tuple(sizes))(jax.random.key(seed), **sizes)
 
 
 def loss_of(net: str, by: str, drop: float) -> Callable[..., jax.Array]:

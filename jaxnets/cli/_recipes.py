@@ -15,7 +15,7 @@ from jaxnets.data._files import MISSING
 
 LONGEST = {"words": 200, "characters": 400}  # of a text; what is beyond is not read
 STRETCH = 128  # characters of a stream that are one example
-BUCKETS = 3  # of texts of about one length; each is compiled by itself
+BUCKETS = 3  # of texts of about one length, where lengths differ much: each is compiled by itself
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,10 @@ class Words:
         if source.kind == "polarity" and len(found.classes) == len(self.classes):
             found = found._replace(classes=self.classes)  # files of other names, in the same order
         y = numbered(labels_of(found)[part], self.classes, source.name)
-        return data.buckets(self._numbers([found.texts[i] for i in part]), y, buckets, LONGEST[self.unit])
+        numbers = self._numbers([found.texts[i] for i in part])
+        lengths = sorted(map(len, numbers))
+        count = buckets if lengths[-1] > 4 * max(lengths[len(lengths) // 2], 10) else 1
+        return data.buckets(numbers, y, count, LONGEST[self.unit])
 
     def inputs(self, lines: list[str]) -> dict[str, np.ndarray]:
         (padded,) = data.buckets(self._numbers(lines), np.arange(len(lines)), longest=LONGEST[self.unit])

@@ -28,12 +28,14 @@ h3 { font-size: 1.05rem; margin: 2rem 0 .4rem; }
 p { max-width: 46rem; } .quiet { color: var(--quiet); font-size: .9rem; }
 .wide { overflow-x: auto; background: white; border: 1px solid var(--line); border-radius: 8px; padding: .4rem 1rem; }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th { font-weight: 600; color: var(--quiet); text-align: right; padding: .45rem .6rem; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; color: var(--quiet); text-align: right; padding: .45rem .6rem; }
 td { text-align: right; padding: .28rem .6rem; } th:first-child, td:first-child, .left { text-align: left; }
-tr.new td { border-top: 1px solid var(--line); } td.good { color: var(--good); } td.bad { color: var(--bad); font-weight: 700; }
+tr.new td { border-top: 1px solid var(--line); }
+td.good { color: var(--good); } td.bad { color: var(--bad); font-weight: 700; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-.pictures img { background: white; border: 1px solid var(--line); border-radius: 8px; padding: .6rem; box-sizing: border-box; }
-img.curve { flex: 3 1 24rem; min-width: 0; max-width: 100%; } img.confusion { flex: 1 1 14rem; min-width: 0; max-width: 20rem; }
+.pictures img { background: white; border: 1px solid var(--line); border-radius: 8px; padding: .6rem; }
+.pictures img { box-sizing: border-box; min-width: 0; }
+img.curve { flex: 3 1 24rem; max-width: 100%; } img.confusion { flex: 1 1 14rem; max-width: 20rem; }
 details { margin: .6rem 0; } summary { cursor: pointer; color: var(--quiet); }
 """
 
@@ -61,12 +63,13 @@ def page(rows: list[dict[str, Any]], pairs: "list[Pair]", seconds: float) -> str
 <p>Four nets whose backward pass is written by hand: held against autodiff, then trained by either.</p>
 <p class="quiet">{html.escape(where)}. Made in {seconds:.0f} s by <code>jaxnets demo</code>.</p>
 <h2>Every gradient: {len(rows)}, {verdict}</h2>
-<p>Truth is <code>jax.grad</code> of the same net without a rule, in float64. Errors are the largest of an array, in units
-of the dtype's rounding; the last column holds the rule against differences, relative.</p>
+<p>Truth is <code>jax.grad</code> of the same net without a rule, in float64. Errors are the largest of an array, in
+units of the dtype's rounding; the last column holds the rule against differences, relative.</p>
 <div class="wide"><table>{_agreement(rows)}</table></div>
 <h2>Trained by either</h2>
-<p>The same start, the same order of examples. Losses are means over the last epoch's steps; the difference is the largest of any
-epoch, relative. Times are the median of an epoch, without the first, which compiles; a ratio above 1 is for the rule.</p>
+<p>The same start, the same order of examples. Losses are means over the last epoch's steps; the difference is the
+largest of any epoch, relative. Times are the median of an epoch, without the first, which compiles; a ratio above 1 is
+for the rule.</p>
 <div class="wide"><table>{_trained(pairs)}</table></div>
 {"".join(map(_net, pairs))}
 </main></body></html>
@@ -86,7 +89,17 @@ def _agreement(rows: list[dict[str, Any]]) -> str:
 
 
 def _trained(pairs: "list[Pair]") -> str:
-    heads = ["net", "epochs", "accuracy", "loss by hand", "by autodiff", "difference", "ms by hand", "by autodiff", "ratio"]
+    heads = [
+        "net",
+        "epochs",
+        "accuracy",
+        "loss by hand",
+        "by autodiff",
+        "difference",
+        "ms by hand",
+        "by autodiff",
+        "ratio",
+    ]
     told = [_row("th", heads)]
     for pair in pairs:
         by_hand, autodiff = pair.losses[-1]

@@ -15,8 +15,8 @@ from jaxnets.cli._progress import watching
 from jaxnets.train._checkpoint import write_whole
 
 ABOUT = """\
-From nothing, in a few minutes: every gradient of every net held against autodiff; each net trained on data that are built
-in, by its hand-written gradient and by autodiff, from the same seed; pictures; one page that shows it all.
+From nothing, in a few minutes: every gradient of every net held against autodiff; each net trained on data that are
+built in, by its hand-written gradient and by autodiff, from the same seed; pictures; one page that shows it all.
 
     jaxnets demo
     jaxnets demo --out first-look
@@ -103,7 +103,7 @@ def _trained(net: str, folder: Path) -> Pair:
         config.save(out)
         with watching(False, f"{net} by {by}: ") as watch:
             ended[by] = config, _run.fit(config, found, out, watch, Stop())
-        train.draw(*ended[by], out)
+    train.draw(*ended["hand"], folder / f"{net}-hand")
     config, by_hand = ended["hand"]
     histories = [run.history for _, run in ended.values()]
     return Pair(

@@ -204,7 +204,7 @@ class _Run:
     def check_params(self) -> None:
         """A step's loss is that of the parameters before it: what it left is seen here, before it is kept."""
         floats = [a for a in jax.tree.leaves(self.state.params) if jnp.issubdtype(a.dtype, jnp.inexact)]
-        if not all(bool(jnp.isfinite(a).all()) for a in floats):
+        if not _all_finite(floats):
             self.diverged(f"the parameters after step {self.step} are not all finite")
 
     def judge(self, value: float) -> None:
@@ -247,6 +247,11 @@ class _Run:
         self.state, self.best, self.last_file = arrays["state"], arrays["best"], file
         for name, value in record.items():
             setattr(self, name, value)
+
+
+@jax.jit
+def _all_finite(arrays: list[jax.Array]) -> jax.Array:
+    return jnp.array([jnp.isfinite(a).all() for a in arrays]).all()
 
 
 class _Plan(NamedTuple):
