@@ -180,11 +180,6 @@ def history_of(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
 
 
-def predict_of(config: Config) -> Callable[..., Any]:
-    """What answers a line: of characters, what comes after the last."""
-    return _nets.predict_of(config.net, config.recipe.every_step and config.recipe.form != "stream")
-
-
 def confusion(config: Config, params: Any, held: Any) -> np.ndarray:
     """How many of each class (rows) were taken for which (columns)."""
     n = len(config.recipe.classes)

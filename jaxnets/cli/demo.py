@@ -103,16 +103,17 @@ def _trained(net: str, folder: Path) -> Pair:
         config.save(out)
         with watching(False, f"{net} by {by}: ") as watch:
             ended[by] = config, _run.fit(config, found, out, watch, Stop())
-    train.draw(*ended["hand"], folder / f"{net}-hand")
     config, by_hand = ended["hand"]
+    train.draw(config, by_hand, folder / f"{net}-hand")
     histories = [run.history for _, run in ended.values()]
+    of_hand, of_autodiff = (float(np.median([entry["seconds"] for entry in history[1:]])) for history in histories)
     return Pair(
         net,
         folder / f"{net}-hand",
         config.name,
         _run.summary(by_hand, config)["accuracy"],
         np.array([[entry["loss"] for entry in history] for history in histories]).T,
-        tuple(float(np.median([entry["seconds"] for entry in history[1:]])) for history in histories),
+        (of_hand, of_autodiff),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from jaxnets import train
-from jaxnets.cli import _run
+from jaxnets.cli import _nets, _run
 from jaxnets.cli._guard import guarded
 
 ABOUT = """\
@@ -21,8 +21,8 @@ rows of it, the input columns in their order, or any columns after a header line
     echo "free entry in a weekly draw" | jaxnets predict runs/textconv-messages-1
     jaxnets predict runs/gated-table-1 < table.csv > predictions.txt
 
-Nets of characters take a text a line, and tell what comes after it. Lines are answered as they come, so that a pipe
-works in both directions.
+Nets of characters take a text a line, and tell what comes after it; others with a target at every step answer for the
+last. Lines are answered as they come, so that a pipe works in both directions.
 
 Exit code: 0 done, 2 a line could not be read (those before it are answered)."""
 AT_ONCE = 64  # lines
@@ -67,7 +67,8 @@ def _predict(options: Options) -> int:
 class _Answers:
     def __init__(self, config: _run.Config, params: Any, as_json: bool) -> None:
         self.config, self.params, self.as_json = config, params, as_json
-        self.recipe, self.predict = config.recipe, _run.predict_of(config)
+        self.recipe = config.recipe
+        self.predict = _nets.predict_of(config.net, every_step=False)  # of a line, what its last step says
 
     def takes_header(self, line: str) -> bool:
         """Whether it is one; its columns are those of the lines after it, then."""
@@ -106,7 +107,8 @@ class _Answers:
 def _as_they_come() -> Iterator[list[str]]:
     """Lines of standard input: those that are there, without waiting for more."""
     rest = b""
-    while content := sys.stdin.buffer.read1(1 << 16):
+    read: Any = sys.stdin.buffer
+    while content := read.read1(1 << 16):
         *lines, rest = (rest + content).split(b"\n")
         for first in range(0, len(lines), AT_ONCE):
             yield [_decoded(line) for line in lines[first : first + AT_ONCE]]

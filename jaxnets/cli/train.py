@@ -122,7 +122,7 @@ def plan(options: Options) -> tuple[_run.Config, Any]:
     source = _sources.parse(options.data or _nets.NETS[net].task)
     if source.kind not in _sources.SERVES[net]:
         raise ValueError(f"{net} does not take {source.kind}; it takes {', '.join(_sources.SERVES[net])}")
-    found = _sources.read(source, (options.y,) if options.y else ())
+    found = _sources.read(source)
     source = source._replace(x=options.x, eta=options.eta, y=options.y)
     source = _sources.with_columns(source, found, net)
     rest, _ = _recipes.parts(found, options.held_out, options.seed)
