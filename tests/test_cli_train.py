@@ -1,4 +1,4 @@
-"""Training from the shell: what a run leaves, going on with it, judging and asking it, and what is said of bad input."""
+"""Training from the shell: what a run leaves, going on with it, asking and judging it, what is said of bad input."""
 
 import gzip
 import io

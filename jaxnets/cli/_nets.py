@@ -38,7 +38,7 @@ NETS = {
         gated,
         "cancer",
         {"hidden": 16},
-        {"epochs": 60, "batch": 32, "rate": 1e-3, "schedule": "constant", "clip": 1.0, "decay": 0.1},
+        {"epochs": 60, "batch": 32, "rate": 5e-3, "schedule": "constant", "clip": 1.0, "decay": 0.1},
     ),
     "dense": Net(
         dense,
