@@ -4,15 +4,22 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = {"check": "is a derivative written by hand right; if not, which line is wrong, and why"}
-_NEEDED = {"tyro", "rich"}
+COMMANDS = {
+    "check": "is a derivative written by hand right; if not, which line is wrong, and why",
+    "train": "train a net, on data of yours or on what is built in",
+    "resume": "go on with a run that was interrupted",
+    "eval": "loss and accuracy of a trained net on other data",
+    "predict": "lines in, probabilities out",
+    "demo": "see it all: gradients checked, nets trained by them and by autodiff, a page that shows it",
+}
+_NEEDED = {"tyro", "rich", "safetensors", "sklearn", "matplotlib"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `jaxnets COMMAND …`; returns the exit code: 0 right, 1 something wrong, 2 could not be run."""
     name, *rest = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
     if name in ("-h", "--help"):
-        print("usage: jaxnets COMMAND …\n\n" + "".join(f"  {c:<8}{what}\n" for c, what in COMMANDS.items()))
+        print("usage: jaxnets COMMAND …\n\n" + "".join(f"  {c:<9}{what}\n" for c, what in COMMANDS.items()))
         print("`jaxnets COMMAND --help` tells more.")
         return 0
     if name not in COMMANDS:

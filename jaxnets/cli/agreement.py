@@ -89,8 +89,10 @@ def rows(of: Collection[str] = NETS, seed: int = 0) -> Iterator[dict[str, Any]]:
         if net.split(".")[0].split(",")[0] not in of:
             continue
         with _precise():  # not around a yield, which would hand the setting on to whoever takes the row
-            errors = {dtype: _errors(rule, plain, args, jnp.dtype(dtype)) for dtype in DTYPES}
-            differences = _differences(rule, args, seed)
+            true = jax.jit(jax.grad(lambda a, plain=plain: plain(**a)))  # compiled once for all dtypes
+            by_hand = jax.jit(jax.grad(lambda a, rule=rule: rule(**a)))
+            errors = {dtype: _errors(by_hand, true, args, jnp.dtype(dtype)) for dtype in DTYPES}
+            differences = _differences(rule, by_hand(args), args, seed)
         for leaf in errors["float64"]:
             row = {dtype: errors[dtype][leaf] for dtype in DTYPES} | {"differences": differences[leaf]}
             right = all(row[column] <= limit for column, limit in LIMITS.items())  # NaN is not
@@ -116,31 +118,32 @@ def table(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     yield "all right" if not wrong else f"{wrong} wrong"
 
 
-def _errors(rule: Callable[..., Any], plain: Callable[..., Any], args: Any, dtype: Any) -> dict[str, float]:
-    rounded = jax.tree.map(lambda a: a.astype(dtype), args)
-    got = jax.jit(jax.grad(lambda a: rule(**a)))(rounded)
-    true = jax.jit(jax.grad(lambda a: plain(**a)))(jax.tree.map(lambda a: a.astype(jnp.float64), rounded))
+def _errors(by_hand: Callable[..., Any], true: Callable[..., Any], args: Any, dtype: Any) -> dict[str, float]:
+    rounded = jax.tree.map(lambda a: np.asarray(a).astype(dtype), args)
+    got, want = by_hand(rounded), true(jax.tree.map(lambda a: a.astype(np.float64), rounded))
 
     def error(g, t):
-        return float(jnp.max(jnp.abs(g.astype(jnp.float64) - t)) / jnp.max(jnp.abs(t)) / float(jnp.finfo(dtype).eps))
+        g, t = np.asarray(g).astype(np.float64), np.asarray(t)
+        return float(np.max(np.abs(g - t)) / np.max(np.abs(t)) / float(jnp.finfo(dtype).eps))
 
-    return _by_name(jax.tree.map(error, got, true))
+    return _by_name(jax.tree.map(error, got, want))
 
 
-def _differences(rule: Callable[..., Any], args: Any, seed: int, step: float = 1e-3) -> dict[str, float]:
-    grads = jax.jit(jax.grad(lambda a: rule(**a)))(args)
-    leaves, structure = jax.tree.flatten(args)
+def _differences(rule: Callable[..., Any], grads: Any, args: Any, seed: int, step: float = 1e-3) -> dict[str, float]:
+    leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, args))
     rng = np.random.default_rng(seed)
     f = jax.jit(lambda leaves: rule(**jax.tree.unflatten(structure, leaves)))
 
     def error(i, grad):
-        direction = jnp.asarray(rng.normal(size=grad.shape))
-        direction = direction / jnp.sqrt(jnp.sum(direction**2))
-        at = [f([a + d * step * direction if j == i else a for j, a in enumerate(leaves)]) for d in (-2, -1, 1, 2)]
+        direction = rng.normal(size=grad.shape)
+        direction = direction / np.sqrt(np.sum(direction**2))
+        at = [
+            float(f([a + d * step * direction if j == i else a for j, a in enumerate(leaves)])) for d in (-2, -1, 1, 2)
+        ]
         slope = (at[0] - 8 * at[1] + 8 * at[2] - at[3]) / (12 * step)
-        return float(abs(slope - jnp.vdot(grad, direction)) / jnp.sqrt(jnp.sum(grad**2)))
+        return float(abs(slope - np.vdot(grad, direction)) / np.sqrt(np.sum(grad**2)))
 
-    grads = jax.tree.leaves(grads)
+    grads = jax.tree.leaves(jax.tree.map(np.asarray, grads))
     return _by_name(jax.tree.unflatten(structure, [error(i, g) for i, g in enumerate(grads)]))
 
 

@@ -32,6 +32,7 @@ class Progress(NamedTuple):
     steps: int  # of an epoch
     loss: float  # the mean of the steps just done
     entry: dict[str, float] | None  # of the history, where an epoch has just ended
+    history: list[dict[str, float]]  # entries of the epochs that are done
 
 
 class Fitted(NamedTuple):
@@ -56,6 +57,7 @@ def fit(
     batch: int = 64,
     seed: int = 0,
     validation: Any = None,
+    also: Mapping[str, Any] | None = None,
     predict: Callable[..., jax.Array] | None = None,
     monitor: str = "loss",
     patience: int | None = None,
@@ -77,7 +79,9 @@ def fit(
       optimizer: of optax, if it asks for no more than gradients, parameters and the loss; schedules, clipping and
         weight decay are its affair.
       validation: data as above, scored after each epoch (`scores`, with `predict` for accuracy).
-      monitor: which of its scores decides: `"loss"`, the less the better, or `"accuracy"` or `"auc"`, the more.
+      also: further data that are scored then, by name, without a say in anything: `{"training": …}`.
+      monitor: which score of the validation set decides: `"loss"`, the less the better, or `"accuracy"` or `"auc"`,
+        the more.
       patience: stop after so many epochs without a better one.
       rows: `{"E": "x"}` says that a batch reads only the rows of the table `params.E` that its `x` names. Only rows
         that get gradient are then updated, and their moments in the optimizer: a step does not walk over the table.
@@ -106,6 +110,7 @@ def fit(
         call.fail(TypeError, "optimizer", "one of optax, as optax.adam(1e-3) is", type(optimizer).__name__)
     buckets = buckets_of(call, "data", loss, data)
     held_out = None if validation is None else buckets_of(call, "validation", loss, validation)
+    beside = {name: buckets_of(call, f"also[{name!r}]", loss, given) for name, given in (also or {}).items()}
     key = inspect.signature(loss).parameters.get("key")
     _check_watching(call, held_out, monitor, predict, patience, key)
     state, rows = start(params, optimizer, seed), dict(rows or {})
@@ -116,7 +121,8 @@ def fit(
     advance = runner(loss, optimizer, rows, key is not None)
 
     def told(losses: np.ndarray, entry: dict[str, float] | None = None) -> bool:
-        report = Progress(run.epoch + (entry is None), epochs, run.step, plan.steps, float(losses.mean()), entry)
+        epoch, mean = run.epoch + (entry is None), float(losses.mean())
+        report = Progress(epoch, epochs, run.step, plan.steps, mean, entry, run.history)
         return watch is not None and bool(watch(report))
 
     while run.epoch < epochs and not run.has_stalled(patience):
@@ -139,6 +145,9 @@ def fit(
                     return run.fitted()
         entry = {"loss": run.mean_loss, "seconds": time.perf_counter() - begun}
         run.check_params()
+        for name, given in beside.items():
+            found = scores(loss, predict, run.state.params, given)
+            entry |= {f"{name}_{score}": value for score, value in found.items()}
         if held_out is not None:
             found = scores(loss, predict, run.state.params, held_out)
             if not math.isfinite(found["loss"]):
@@ -195,7 +204,7 @@ class _Run:
     def check_params(self) -> None:
         """A step's loss is that of the parameters before it: what it left is seen here, before it is kept."""
         floats = [a for a in jax.tree.leaves(self.state.params) if jnp.issubdtype(a.dtype, jnp.inexact)]
-        if not all(bool(jnp.isfinite(a).all()) for a in floats):
+        if not _all_finite(floats):
             self.diverged(f"the parameters after step {self.step} are not all finite")
 
     def judge(self, value: float) -> None:
@@ -238,6 +247,11 @@ class _Run:
         self.state, self.best, self.last_file = arrays["state"], arrays["best"], file
         for name, value in record.items():
             setattr(self, name, value)
+
+
+@jax.jit
+def _all_finite(arrays: list[jax.Array]) -> jax.Array:
+    return jnp.array([jnp.isfinite(a).all() for a in arrays]).all()
 
 
 class _Plan(NamedTuple):

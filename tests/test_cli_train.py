@@ -1,0 +1,564 @@
+"""Training from the shell: what a run leaves, going on with it, asking and judging it, what is said of bad input."""
+
+import gzip
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from helpers import assert_same
+from jaxnets import data
+from jaxnets.cli import _nets, _pictures, _recipes, _run, _sources, agreement, demo, main
+from jaxnets.cli import train as train_command
+from jaxnets.cli._guard import Stop
+from jaxnets.train import _checkpoint
+
+RNG = np.random.default_rng(0)
+WORDS = {"good": ["sun", "bright", "warm"], "bad": ["rain", "cold", "grey"]}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with jax.enable_x64(False):
+        yield
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    def run(*arguments, stdin=None):
+        if stdin is not None:
+            content = stdin if isinstance(stdin, bytes) else stdin.encode()
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        code = main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return code, captured.out, captured.err
+
+    return run
+
+
+def sentence(label):
+    return " ".join(RNG.choice(WORDS[label], RNG.integers(1, 6)))
+
+
+LABELS = ["good", "bad"] * 30
+FILES = {
+    "texts.tsv": "".join(f"{label}\t{sentence(label)}\n" for label in LABELS),
+    "texts.jsonl": "".join(json.dumps({"label": label, "text": sentence(label)}) + "\n" for label in LABELS),
+    "good.txt": "".join(sentence("good") + "\n" for _ in range(30)),
+    "bad.txt": "".join(sentence("bad") + "\n" for _ in range(30)),
+    "table.csv": "age,job,pay,who\n"
+    + "".join(
+        f"{20 + i % 40},{['cook', 'smith', ''][i % 3]},{100 * (i % 7)},{'young' if i % 40 < 20 else 'old'}\n"
+        for i in range(80)
+    ),
+    "long.txt": "the quick brown fox jumps over the lazy dog. " * 60,
+}
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, content in FILES.items():
+        Path(name).write_text(content)
+    x, y = (RNG.random((40, 4, 3)) * 255).astype(np.uint8), (np.arange(40) % 3).astype(np.uint8)
+    for name, a in (("images", x), ("labels", y)):
+        head = bytes([0, 0, 8, a.ndim]) + b"".join(n.to_bytes(4, "big") for n in a.shape)
+        Path(name).write_bytes(gzip.compress(head + a.tobytes()))
+    np.savez("steps.npz", x=RNG.integers(0, 5, (40, 6)), y=RNG.integers(0, 3, (40, 6)), lengths=np.arange(40) % 7)
+    np.savez("gated.npz", x=RNG.random((40, 3)), eta=RNG.random((40, 2)), y=np.arange(40) % 2)
+    return tmp_path
+
+
+QUICK = ("--epochs", 2, "--batch", 8, "--held-out", 0.2)
+KINDS = {
+    "rnn idx": (["rnn", "--data", "idx:images,labels", "--hidden", 4], ",".join(["9"] * 12), 3),
+    "rnn npz, every step": (["rnn", "--data", "npz:steps.npz", "--hidden", 4], "[1, 2, 4]", None),
+    "rnn jsonl": (["rnn", "--data", "jsonl:texts.jsonl", "--hidden", 4], "sunny", 2),
+    "rnn characters": (["rnn", "--data", "characters:long.txt", "--hidden", 4], "the qui", 29),
+    "textconv tsv": (["textconv", "--data", "tsv:texts.tsv", "--filters", 4, "--embed", 3, "--widths", 1, 2], "sun", 2),
+    "textconv polarity": (["textconv", "--data", "polarity:bad.txt,good.txt", "--filters", 4, "--embed", 3], "sun", 2),
+    "gated csv": (["gated", "--data", "csv:table.csv", "--x", "age", "--eta", "job", "pay"], "30,cook,100", 2),
+    "gated npz": (["gated", "--data", "npz:gated.npz", "--hidden", 3], "1,2,3,4,5", 2),
+    "dense csv": (["dense", "--data", "csv:table.csv", "--y", "who", "--layers", 3, "--hidden", 4], "30,smith,?", 2),
+    "dense idx": (["dense", "--data", "idx:images,labels", "--hidden", 4], "[[1,2,3],[4,5,6],[7,8,9],[1,1,1]]", 3),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_train_eval_predict(run, files, name):
+    """Every kind of data: a run leaves what it should, can be judged on its own data and others, and answers lines."""
+    arguments, line, classes = KINDS[name]
+    code, out, err = run("train", *arguments, *QUICK, "--out", "run", "--json")
+    assert (code, err) == (0, "")
+    first, _, last = map(json.loads, out.splitlines())
+    assert (first["epoch"], last["ok"], last["epochs"], last["out"]) == (1, True, 2, "run")
+    left = {path.name for path in Path("run").iterdir()}
+    expected = {"config.json", "metrics.jsonl", "curve.png"} | ({"confusion.png"} if classes in (2, 3) else set())
+    assert {n for n in left if not n.startswith("step-")} == expected
+    assert _run.history_of(Path("run")) == [json.loads(line) for line in out.splitlines()[:2]]
+    code, out, _ = run("eval", "run", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["loss"] == pytest.approx(last["loss"], rel=1e-5)
+    assert found["accuracy"] == last["accuracy"]
+    spec = arguments[arguments.index("--data") + 1]
+    code, out, _ = run("eval", "run", "--data", spec)
+    assert code == 0
+    assert "accuracy" in out
+    code, out, _ = run("predict", "run", "--json", stdin=line + "\n" + line)
+    answers = [json.loads(answer) for answer in out.splitlines()]
+    assert code == 0
+    assert answers[0] == answers[1]
+    if classes:
+        assert len(answers[0]["probabilities"]) == classes
+        assert sum(answers[0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_it_learns(run, files):
+    """And the classes are called by their names."""
+    code, out, _ = run(
+        *("train", "textconv", "--data", "tsv:texts.tsv", "--filters", 8, "--embed", 8, "--epochs", 12, "--batch", 8),
+        *("--widths", 1, "--rate", 0.02, "--out", "run"),
+    )
+    assert code == 0
+    assert "accuracy 1.0000, auc 1.0000 on the part held out" in out
+    _, out, _ = run("predict", "run", stdin="cold rain\nwarm sun\n\n")
+    first, second, empty = (line.split("\t") for line in out.splitlines())
+    assert [first[0].split()[0], second[0].split()[0]] == ["bad", "good"]
+    assert len(empty) == 2
+    _, out, _ = run("eval", "run")
+    assert "is \\ taken for" in out
+
+
+@pytest.mark.parametrize("net", _nets.NETS)
+def test_by_hand_and_by_autodiff_are_the_same_descent(net):
+    """On the built-in tasks, to rounding; which also shows that these are there."""
+    losses = []
+    for by in ("hand", "autodiff"):
+        options = train_command.Options(net, epochs=1, by=by, batch=256)
+        options.drop = 0.0 if net == "textconv" else None
+        options.filters, options.embed = (5, 8) if net == "textconv" else (None, None)
+        config, found = train_command.plan(options)
+        losses.append(_run.fit(config, found, Path(by), lambda _: None, Stop()).history[0]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def arrays_of(folder):
+    return _checkpoint.newest(folder)[0]
+
+
+def without_time(folder):
+    return [{k: v for k, v in entry.items() if k != "seconds"} for entry in _run.history_of(Path(folder))]
+
+
+def test_stopped_and_resumed_is_as_if_never_stopped(run, files, monkeypatch):
+    """By a signal that comes in the middle of an epoch; the entries of the epochs are there once each."""
+    arguments = ("train", "dense", "--data", "csv:table.csv", "--epochs", 4, "--batch", 4, "--hidden", 5)
+    assert run(*arguments, "--out", "whole")[0] == 0
+    monkeypatch.setattr(_run, "AT_ONCE", 4)
+    fit = _run.fit
+
+    def stopped(config, found, folder, watch, stop):
+        def pressed(progress):
+            watch(progress)
+            if progress.entry is None and progress.epoch == 3:
+                signal.raise_signal(signal.SIGINT)
+
+        return fit(config, found, folder, pressed, stop)
+
+    monkeypatch.setattr(_run, "fit", stopped)
+    code, out, err = run(*arguments, "--out", "part", "--json")
+    assert code == 130
+    assert json.loads(out.splitlines()[-1]) == {"ok": False, "interrupted": True, "out": "part"}
+    assert err.splitlines()[-1].endswith("To go on: jaxnets resume part")
+    assert len(_run.history_of(Path("part"))) == 2
+    monkeypatch.setattr(_run, "fit", fit)
+    assert run("resume", "part")[0] == 0
+    assert_same(arrays_of("part"), arrays_of("whole"))
+    assert without_time("part") == without_time("whole")
+    code, out, _ = run("resume", "part")  # there is nothing left to do
+    assert code == 0
+    assert_same(arrays_of("part"), arrays_of("whole"))
+
+
+def shell(*arguments, **options):
+    return subprocess.Popen([sys.executable, "-m", "jaxnets", *map(str, arguments)], text=True, **options)
+
+
+def test_ctrl_c(files):
+    """A process of its own: SIGINT saves, says how to go on, and exits with 130."""
+    arguments = (
+        "train",
+        "dense",
+        "--data",
+        "csv:table.csv",
+        "--epochs",
+        100_000,
+        "--patience",
+        100_000,
+        "--out",
+        "run",
+    )
+    process = shell(*arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert "epoch 1 of" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert err.splitlines()[-1] == "jaxnets: interrupted, and saved. To go on: jaxnets resume run"
+    step = max(Path("run").glob("step-*"))
+    assert _checkpoint._read(step)[1]["step"] == int(step.stem.split("-")[1])
+
+
+def test_killed_without_a_word(run, files):
+    """The process is gone at any moment; the run ends with the same bits."""
+    arguments = ("train", "dense", "--data", "csv:table.csv", "--epochs", 150, "--patience", 150, "--hidden", 5)
+    assert run(*arguments, "--out", "whole")[0] == 0
+    process = shell(*arguments, "--out", "part", stderr=subprocess.PIPE)
+    for _ in range(20):
+        process.stderr.readline()
+    process.kill()
+    process.communicate()
+    assert 20 <= len(_run.history_of(Path("part"))) < 150
+    assert run("resume", "part")[0] == 0
+    assert_same(arrays_of("part"), arrays_of("whole"))
+    assert without_time("part") == without_time("whole")
+
+
+def test_a_pipe(run, files):
+    """A line is answered before the next has come; whoever reads no further ends it quietly."""
+    assert run("train", "rnn", "--data", "tsv:texts.tsv", *QUICK, "--hidden", 4, "--out", "run")[0] == 0
+    process = shell("predict", "run", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for line in ("sun", "rain", "ein anderes Wort"):
+        process.stdin.write(line + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline().count("\t") == 1
+    process.stdout.close()
+    try:
+        process.stdin.write("sun\n" * 1000)
+        process.stdin.close()
+    except BrokenPipeError:
+        pass
+    assert process.wait(timeout=60) == 0
+    with process.stderr:
+        assert process.stderr.read() == ""
+
+
+def test_bad_lines_are_named_and_those_before_are_answered(run, files):
+    assert (
+        run("train", "gated", "--data", "csv:table.csv", "--x", "age", "--eta", "job", *QUICK, "--out", "run")[0] == 0
+    )
+    for bad, told in (
+        ("31,tailor", "line 3: Columns: column 'job' must be one of cook, smith; got 'tailor'"),
+        ("31", "line 3: expected 2 cells (age, job); got 1"),
+        ("old,cook", "line 3: Columns: column 'age' must be numbers; got 'old'"),
+        ('31,"cook', "line 3: expected a row of CSV"),
+        ("", "line 3: expected 2 cells"),
+    ):
+        code, out, err = run("predict", "run", stdin=f"30,cook\n?,smith\n{bad}\n30,cook\n")
+        assert code == 2
+        assert len(out.splitlines()) == 2
+        assert err.startswith(f"jaxnets: {told}")
+        assert len(err.splitlines()) == 1
+    with_header = "who,job,age,pay\nx,cook,30,5\nx,smith,?,5\n"
+    assert run("predict", "run", stdin=with_header)[1] == run("predict", "run", stdin="30,cook\n?,smith\n")[1]
+    code, out, err = run("predict", "run", "--json", stdin="1\n")
+    assert (code, json.loads(out)["ok"]) == (2, False)
+
+
+def test_latin_1(run, files):
+    Path("texts.tsv").write_bytes(FILES["texts.tsv"].replace("sun", "Größe").encode("latin-1"))
+    assert (
+        run("train", "textconv", "--data", "tsv:texts.tsv", *QUICK, "--filters", 3, "--widths", 1, "--out", "run")[0]
+        == 0
+    )
+    assert "größe" in json.loads(Path("run/config.json").read_text())["recipe"]["known"]
+    lines = [run("predict", "run", stdin="Größe".encode(encoding))[1] for encoding in ("utf-8", "latin-1")]
+    assert lines[0] == lines[1]
+
+
+def test_only_the_training_part_is_learned_from():
+    """Words, scales and categories; what only the other part has is unknown there, or missing."""
+    texts = data.Texts(["a b", "c", "b d"], np.array([0, 1, 0], np.int32), ("n", "y"))
+    recipe = _recipes.learn(texts, np.array([0, 1]), "textconv", _sources.Source("tsv"))
+    assert set(recipe.known) == {"a", "b", "c"}
+    found = recipe.data(texts, np.array([2]), _sources.Source("tsv"))[0]
+    assert found["x"].tolist() == [[recipe.known.index("b") + 1, 0]]
+    table = {"n": np.array([1.0, 3.0, 100.0]), "c": np.array(["p", "p", "q"]), "y": np.array(["u", "v", "u"])}
+    source = _sources.Source("csv", x=("n", "c"), y="y")
+    recipe = _recipes.learn(table, np.array([0, 1]), "dense", source)
+    assert recipe.groups["x"].scales["n"] == (2.0, 1.0)
+    held_out = recipe.data(table, np.array([2]), source, strict=False)
+    np.testing.assert_array_equal(held_out["x"], [[98.0, 0.0]])
+    with pytest.raises(ValueError, match="column 'c' must be one of p; got 'q'"):
+        recipe.data(table, np.array([2]), source)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_recipe_survives_its_file(files, name):
+    arguments = KINDS[name][0]
+    given = dict(zip(("net", "data"), (arguments[0], arguments[2]), strict=True))
+    columns = {"x": ("age",), "eta": ("job",)} if name == "gated csv" else {}
+    config, _ = train_command.plan(train_command.Options(**given, **columns))
+    config.save(Path())
+    assert _run.config_of("") == config
+
+
+def test_a_new_folder_each_time_and_none_is_overwritten(run, files):
+    arguments = ("train", "dense", "--data", "csv:table.csv", *QUICK)
+    for n in (1, 2):
+        assert f"runs/dense-table-{n}: " in run(*arguments)[1]
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*.*")}
+    code, _, err = run(*arguments, "--out", "runs/dense-table-1")
+    assert code == 2
+    assert "--out runs/dense-table-1: holds a run already; `jaxnets resume runs/dense-table-1` goes on with it" in err
+    assert {path: path.read_bytes() for path in Path("runs").rglob("*.*")} == before
+
+
+# Faults.
+
+
+def damaged(path, how):
+    content = path.read_bytes()
+    path.write_bytes(content[:100] if how == "cut" else content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(run, files, how):
+    assert run("train", "dense", "--data", "csv:table.csv", *QUICK, "--out", "run")[0] == 0
+    _, newer = sorted(Path("run").glob("step-*"))
+    damaged(newer, how)
+    for command in (["eval", "run"], ["resume", "run"]):
+        code, _, err = run(*command)
+        assert code == 0
+        assert next(line for line in err.splitlines() if "epoch" not in line).startswith(f"jaxnets: {newer}: damaged")
+        assert err.count("the checkpoint before it is tried") == 1
+    for path in Path("run").glob("step-*"):
+        damaged(path, "cut")
+    code, _, err = run("predict", "run", stdin="30,cook,100\n")
+    assert code == 2
+    assert err.splitlines()[-1] == "jaxnets: run: each of the 2 checkpoints is damaged"
+
+
+def test_data_that_have_changed_are_refused(run, files):
+    assert run("train", "dense", "--data", "csv:table.csv", *QUICK, "--out", "run")[0] == 0
+    Path("table.csv").write_text(FILES["table.csv"].replace("smith", "baker"))
+    for command in ("resume", "eval"):
+        code, _, err = run(command, "run")
+        assert code == 2
+        assert "table.csv: has changed since the run was begun" in err
+
+
+def test_a_full_disk(run, files):
+    """What was there stays; of a run that could not even begin, nothing does."""
+    assert run("train", "dense", "--data", "csv:table.csv", *QUICK, "--out", "run")[0] == 0
+    config = json.loads(Path("run/config.json").read_text())
+    config["options"]["epochs"] = 3
+    Path("run/config.json").write_text(json.dumps(config))
+    before = {path: path.read_bytes() for path in Path("run").iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
+    try:
+        results = run("resume", "run"), run("train", "dense", "--data", "csv:table.csv", *QUICK, "--out", "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    for code, _, err in results:
+        assert code == 2
+        assert "File too large" in err.splitlines()[-1]
+        assert err.splitlines()[-1].startswith(("jaxnets: run/step-", "jaxnets: new/config.json"))
+    assert {path: path.read_bytes() for path in Path("run").iterdir()} == before
+    assert not Path("new").exists()
+    assert run("resume", "run")[0] == 0
+
+
+def test_a_folder_that_cannot_be_written_to(run, files, monkeypatch):
+    Path("shut").mkdir()
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as root, for whom nothing is shut
+    code, _, err = run("train", "dense", "--data", "csv:table.csv", *QUICK, "--out", "shut")
+    assert code == 2
+    assert err == "jaxnets: shut: must be a folder that can be written to; it cannot\n"
+
+
+BAD = {
+    "net": (["rnm"], "there is no net 'rnm'; did you mean 'rnn'?"),
+    "kind": (["rnn", "--data", "idxx:a,b"], "did you mean 'idx'?"),
+    "no kind": (["dense", "--data", "table.csv"], "say of which kind it is, as csv:table.csv"),
+    "no path": (["dense", "--data", "csv"], "--data must be csv:FILE; got 'csv'"),
+    "one of two": (["rnn", "--data", "idx:images"], "--data must be idx:IMAGES,LABELS; got 'idx:images'"),
+    "a path too many": (["rnn", "--data", "digits:x"], "--data digits is built in and takes no path"),
+    "no file": (["dense", "--data", "csv:nowhere.csv"], "nowhere.csv: no such file"),
+    "misfit": (["gated", "--data", "tsv:texts.tsv"], "gated does not take tsv; it takes cancer, csv, npz"),
+    "empty": (["textconv", "--data", "tsv:empty"], "empty: must have at least one row; it has none"),
+    "a header alone": (["dense", "--data", "csv:header.csv"], "header.csv: must have at least one row"),
+    "ragged": (["dense", "--data", "csv:ragged.csv"], "ragged.csv, line 3: must be 4 cells"),
+    "magic": (["rnn", "--data", "idx:table.csv,labels"], "table.csv: must be an IDX file"),
+    "gzip": (["rnn", "--data", "idx:cut,labels"], "cut: must be a whole gzip file; it is truncated or damaged"),
+    "sizes": (["rnn", "--data", "idx:images,images"], "y must be [n], or [n, steps]; got [40, 4, 3]"),
+    "counts": (["rnn", "--data", "idx:images,few"], "must be as many of each, at least one; got 40 of x, 3 of y"),
+    "one class": (["textconv", "--data", "tsv:one.tsv"], "must have two classes or more; got only 'good'"),
+    "a class each": (["dense", "--data", "csv:table.csv", "--y", "age"], "must be classes, each of many examples"),
+    "three classes": (["gated", "--data", "npz:three.npz"], "the gated net tells two classes apart; npz:"),
+    "column": (
+        ["dense", "--data", "csv:table.csv", "--y", "hwo"],
+        "--y: there is no column 'hwo'; did you mean 'who'?",
+    ),
+    "columns": (["gated", "--data", "csv:table.csv"], "--x and --eta must say which columns"),
+    "twice": (["gated", "--data", "csv:table.csv", "--x", "age", "--eta", "age"], "'age' must have one place"),
+    "columns of what": (["rnn", "--x", "age"], "--x, --eta and --y name columns of csv:FILE"),
+    "no second input": (["dense", "--data", "csv:table.csv", "--eta", "age"], "--eta is of the gated net"),
+    "no labels": (["dense", "--data", "csv:unlabelled.csv"], "must have a label; 1 have none"),
+    "real targets": (["dense", "--data", "csv:half.csv"], "a label that is a word or a whole number; got 0.5"),
+    "too short": (["rnn", "--data", "characters:good.txt", "--held-out", 0.01], "must have more than 128 characters"),
+    "objects": (["rnn", "--data", "npz:table.csv"], "table.csv: must be an NPZ file of plain arrays"),
+    "another's option": (["rnn", "--filters", 3], "--filters is not an option of rnn, which has --hidden"),
+    "no units": (["rnn", "--hidden", 0], "--hidden must be at least 1"),
+    "too many units": (["rnn", "--hidden", 10**6], "there is not enough memory for a net of these sizes: 1e+12 param"),
+    "beyond": (["rnn", "--hidden", 10**10], "--hidden must be at least 1, and less than 2³¹"),
+    "widths": (["textconv", "--widths", 3, 0], "--widths must be at least 1"),
+    "rate": (["rnn", "--rate", 0], "--rate must be more than 0; got 0.0"),
+    "nan": (["rnn", "--rate", "nan"], "--rate must be more than 0; got nan"),
+    "drop": (["textconv", "--drop", 1], "--drop must be from 0, to below 1; got 1.0"),
+    "drop by autodiff": (["textconv", "--drop", 0.5, "--by", "autodiff"], "--drop goes with --by hand"),
+    "held out": (["rnn", "--held-out", 0], "--held-out must be more than 0, to below 1; got 0.0"),
+    "all held out": (["dense", "--data", "csv:table.csv", "--held-out", 0.999], "held_out must leave both parts"),
+    "seed": (["rnn", "--seed", -1], "--seed must be at least 0"),
+    "diverged": (["dense", "--data", "csv:table.csv", "--rate", 1e38, "--schedule", "constant"], "fit: the"),
+    "no folder": (["dense", "--data", "csv:table.csv", "--out", "texts.tsv/run"], "texts.tsv"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(run, files, name):
+    """One line, exit code 2; nothing is left of it."""
+    Path("empty").write_text("\n")
+    Path("header.csv").write_text("a,b\n")
+    Path("ragged.csv").write_text("age,job,pay,who\n1,cook,2,old\n1,cook,2\n")
+    Path("one.tsv").write_text("good\tsun\n" * 10)
+    Path("unlabelled.csv").write_text("a,b\n" + "1,x\n2,y\n" * 9 + "3,\n")
+    Path("half.csv").write_text("a,b\n" + "1,0.5\n2,1\n" * 9)
+    Path("cut").write_bytes(Path("images").read_bytes()[:40])
+    Path("few").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 0, 1, 2]))
+    np.savez("three.npz", x=np.ones((30, 2)), eta=np.ones((30, 2)), y=np.arange(30) % 3)
+    before = sorted(Path().rglob("*"))
+    arguments, told = BAD[name]
+    code, out, err = run("train", *arguments)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert len(err.splitlines()) == 1
+    assert [path for path in sorted(Path().rglob("*")) if path not in before] in ([], [Path("runs")])
+
+
+BAD_RUNS = {
+    "no folder": ({}, "nowhere: no run is there (it has no config.json)"),
+    "no json": ({"config.json": "{"}, "config.json: is damaged, or no config of this version (JSONDecodeError"),
+    "another's": ({"config.json": "{}"}, "config.json: is damaged, or no config of this version (KeyError: 'format')"),
+    "of no format": ({"config.json": '{"format": "x"}'}, "its format is 'x', expected 'jaxnets run 1'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RUNS)
+@pytest.mark.parametrize("command", ["resume", "eval", "predict"])
+def test_bad_runs(run, name, command):
+    content, told = BAD_RUNS[name]
+    for file, text in content.items():
+        Path("nowhere").mkdir()
+        Path("nowhere", file).write_text(text)
+    code, out, err = run(command, "nowhere", stdin="1\n")
+    assert (code, out) == (2, "")
+    assert told in err
+    assert len(err.splitlines()) == 1
+
+
+BAD_EVAL = {
+    "another form": ("tsv:texts.tsv", "--data must be of a kind that this run can be scored on (csv); got tsv"),
+    "a column missing": ("csv:less.csv", "less.csv: must have the column 'pay'"),
+    "a category": ("csv:more.csv", "column 'job' must be one of cook, smith; got 'tailor'"),
+    "a label": ("csv:label.csv", "column 'who': a label must be one of old, young; got 'middling'"),
+}
+
+
+@pytest.fixture
+def trained(run, files):
+    assert run("train", "dense", "--data", "csv:table.csv", *QUICK, "--out", "run")[0] == 0
+
+
+@pytest.mark.parametrize("name", BAD_EVAL)
+def test_bad_eval(run, trained, name):
+    Path("less.csv").write_text("age,job,who\n1,cook,old\n")
+    Path("more.csv").write_text("age,job,pay,who\n1,tailor,1,old\n")
+    Path("label.csv").write_text("age,job,pay,who\n1,cook,1,middling\n")
+    spec, told = BAD_EVAL[name]
+    code, out, err = run("eval", "run", "--data", spec)
+    assert (code, out) == (2, "")
+    assert told in err
+
+
+def test_no_checkpoint_yet(run, trained):
+    for path in Path("run").glob("step-*"):
+        path.unlink()
+    code, _, err = run("predict", "run", stdin="")
+    assert code == 2
+    assert "run: has no checkpoint yet; `jaxnets resume run` goes on with the training" in err
+
+
+# The demo.
+
+
+def test_demo(run, monkeypatch):
+    """On less of everything."""
+    monkeypatch.setattr(agreement, "NETS", ("gated",))
+    monkeypatch.setattr(agreement.rows, "__defaults__", (("gated",), 0))
+    monkeypatch.setattr(demo, "EPOCHS", dict.fromkeys(_nets.NETS, 2))
+    monkeypatch.setattr(_nets, "NETS", {"gated": _nets.NETS["gated"]})
+    code, out, _ = run("demo", "--out", "first")
+    assert code == 0
+    assert "all right" in out
+    page = Path("first/report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "http" not in page
+    assert "7, all agree" in page
+    assert "gated on cancer" in out
+    code, _, err = run("demo", "--out", "first")
+    assert code == 2
+    assert "--out first: must be a new or an empty folder" in err
+
+
+def test_pictures(tmp_path):
+    history = [{"epoch": i, "training_loss": 1 / i, "validation_loss": 1 / i + 0.1} for i in range(1, 4)]
+    _pictures.curve(Path("curve.png"), history, 3, "a net")
+    _pictures.confusion(Path("c.png"), np.eye(20, dtype=int), tuple(f"class\t$_{i}" for i in range(20)), "a net")
+    for name in ("curve.png", "c.png"):
+        assert Path(name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_bar(monkeypatch):
+    """On a terminal; drawn into nothing here."""
+    from jaxnets.cli import _progress
+    from jaxnets.train import Progress
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with _progress.watching(False, "a net: ") as watch:
+        watch(Progress(1, 2, 5, 10, 0.5, None, []))
+        watch(Progress(1, 2, 10, 10, 0.5, {"loss": 0.5, "validation_accuracy": 0.9}, [{}]))
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("command", ["train", "resume", "eval", "predict", "demo"])
+def test_help(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"jaxnets {command}" in out
+    assert "Exit code: 0" in out
+    assert command in run("--help")[1]
