@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import dense, gated, rnn, textconv, timing
+from benchmarks import dense, epochs, gated, rnn, textconv, timing
 from helpers import assert_close, tolerance
 
 WORKS = {
@@ -97,3 +97,39 @@ def test_the_floor_is_a_formula():
     """h W, x U and what they take backward: 2·B·T·H·(3H + 2D) for the recurrent net."""
     assert rnn._work(6, 2, 3, 4, False).operations == 2 * 6 * 2 * 4 * (3 * 4 + 2 * 3)
     assert np.isclose(gated._work(6, 4, 2, 3).operations, 2 * min(2 * 6 * 6 + 3 * 24, 2 * 6 * 4 * 5))
+
+
+def test_epochs_train_the_same_net():
+    """Ours by rows of the table, the plain forms by the whole table: the same losses, step by step."""
+    from jaxnets import textconv as net
+
+    rng = np.random.default_rng(0)
+    given = {"x": rng.integers(0, 11, (20, 9)).astype(np.int32), "y": rng.integers(0, 2, 20).astype(np.int32)}
+    params = net.init(jax.random.key(0), embed=3, widths=(2, 3), filters=4, outputs=2, vocab=11)
+    order = rng.integers(0, 20, (3, 20)).astype(np.int32)
+    losses = {}
+
+    def seen(name, loss):
+        def kept(params, x, y):
+            value = loss(params, x, y)
+            jax.debug.callback(lambda v: losses.setdefault(name, []).append(float(v)), value)
+            return value
+
+        return kept
+
+    everybody = [
+        ("ours", net.loss),
+        *((n, lambda p, x, y, f=f: textconv.plain(f, p, x, y)) for n, f in textconv.FORMS.items()),
+    ]
+    contestants = [
+        epochs.Contestant(n, epochs._jax(seen(n, f), params, given, {"E": "x"} if n == "ours" else {}), 3)
+        for n, f in everybody
+    ]
+    for contestant in contestants:
+        contestant.run(order)
+    jax.effects_barrier()
+    for found in losses.values():
+        np.testing.assert_allclose(found, losses["ours"], rtol=1e-5)
+    found = epochs.measured(epochs.Task(20, 5, contestants), rounds=2)
+    assert found["ratios"]["ours"] == 1
+    assert found["steps"] == 4
