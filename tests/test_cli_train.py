@@ -460,6 +460,23 @@ def test_bad_input(run, files, name):
     assert [path for path in sorted(Path().rglob("*")) if path not in before] in ([], [Path("runs")])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["train"], "Missing from jaxnets train: NET"),
+        (["train", "rnn", "--epochs", "ten"], "Error parsing --epochs"),
+        (["train", "rnn", "--by", "foot"], "--by"),
+        (["eval", "run", "--dta", "x"], "--dta"),
+    ],
+)
+def test_options_that_cannot_be_read(run, arguments, told):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert err.endswith(f"(jaxnets {arguments[0]} --help tells all)\n")
+    assert len(err.splitlines()) == 1
+
+
 BAD_RUNS = {
     "no folder": ({}, "nowhere: no run is there (it has no config.json)"),
     "no json": ({"config.json": "{"}, "config.json: is damaged, or no config of this version (JSONDecodeError"),

@@ -214,6 +214,14 @@ def test_the_best_epoch_is_kept_and_the_run_stops():
     assert 0 <= last["validation_accuracy"] <= 0.5
 
 
+def test_further_data_are_scored_without_a_say():
+    held_out = (X[:20], Y[:20])
+    beside = fit(validation=held_out, also={"training": (X, Y)}, predict=dense.predict)
+    assert_same(beside.params, fit(validation=held_out).params)
+    found = train.scores(dense.loss, dense.predict, beside.state.params, {"x": X, "y": Y})
+    assert {name: beside.history[-1][f"training_{name}"] for name in found} == found
+
+
 def test_scores():
     net = dense.init(KEY, sizes=(3, 1))
     data = {"x": X, "y": Y}

@@ -4,13 +4,15 @@ A recipe of each form has the same names: `learn` it; `data(found, examples, …
 `inputs(lines)` of lines of text, as `predict` takes them; `widths` and `tokens`, which size a net; `classes`.
 """
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from jaxnets import data
-from jaxnets.cli._labels import cells_of_line, classes_of, labels_of, numbered, numbers_of_line, whole_labels
+from jaxnets.cli._arrays import Arrays
+from jaxnets.cli._labels import cells_of_line, classes_of, labels_of, numbered, whole_labels
 from jaxnets.data._files import MISSING
 
 LONGEST = {"words": 200, "characters": 400}  # of a text; what is beyond is not read
@@ -100,93 +102,6 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """Numbers of one shape an example; or whole numbers that each pick a row, of any length."""
-
-    form: ClassVar[str] = "arrays"
-    shapes: dict[str, tuple[int, ...]]  # of x, and of eta where there is one
-    divisor: float  # 255 of pixels that are bytes
-    picked: int  # how many rows there are to pick, 0 where x are numbers as they are
-    every_step: bool
-    flat: bool  # pixels side by side, as the dense net takes them
-    classes: tuple[str, ...]
-
-    @classmethod
-    def learn(cls, found: dict[str, np.ndarray], part: np.ndarray, net: str, source: Any) -> "Arrays":
-        _check_arrays(found, net, source.name)
-        x, y = found["x"], found["y"]
-        picks = x.ndim == 2 and net in ("rnn", "textconv")
-        if picks and x[part].min() < 0:
-            raise ValueError(f"{source.name}: x must be whole numbers of at least 0; got {x[part].min()}")
-        return cls(
-            shapes={name: tuple(found[name].shape[1:]) for name in ("x", "eta") if name in found},
-            divisor=255.0 if source.kind == "idx" and x.dtype == np.uint8 else 1.0,
-            picked=int(x[part].max()) + 1 if picks else 0,
-            every_step=y.ndim == 2,
-            flat=net == "dense",
-            classes=classes_of(whole_labels(_valid(y, found.get("lengths")), source.name), source.name),
-        )
-
-    @property
-    def tokens(self) -> bool:
-        return self.picked > 0
-
-    @property
-    def widths(self) -> dict[str, int]:
-        if self.tokens:
-            return {"x": self.picked}
-        return {name: int(np.prod(s)) if self.flat else s[-1] for name, s in self.shapes.items()}
-
-    def data(self, found: Any, part: np.ndarray, source: Any, buckets: int = 1, strict: bool = True) -> Any:
-        for name, shape in {**self.shapes, "y": ()}.items():
-            if name not in found:
-                raise ValueError(f"{source.name}: must have {name}; there are {', '.join(found)}")
-            came = tuple(found[name].shape[1:])
-            if name != "y" and came != shape and not self.tokens:
-                raise ValueError(
-                    f"{source.name}: {name} must be {list(shape)} an example, as in training; got {list(came)}"
-                )
-        y, lengths = found["y"][part], found.get("lengths")
-        lengths = None if lengths is None else lengths[part].astype(np.int32)
-        if lengths is not None and y.ndim == 2:  # what lies beyond is no class, and never read
-            y = np.where(np.arange(y.shape[1]) < lengths[:, None], y, _label(self.classes[0], y.dtype))
-        given = {name: self._numbers(found[name][part]) for name in self.shapes}
-        y = numbered(whole_labels(y, source.name), self.classes, source.name)
-        return given | {"y": y} | ({} if lengths is None else {"lengths": lengths})
-
-    def inputs(self, lines: list[str]) -> dict[str, np.ndarray]:
-        rows = [numbers_of_line(line) for line in lines]
-        if self.tokens:
-            return self._picks(rows)
-        sizes = {name: int(np.prod(shape)) for name, shape in self.shapes.items()}
-        for row in rows:
-            if row.size != sum(sizes.values()):
-                told = " and ".join(f"{n} for {name} {list(self.shapes[name])}" for name, n in sizes.items())
-                raise ValueError(f"expected {sum(sizes.values())} numbers ({told}); got {row.size}")
-        flat, at, given = np.stack(rows), 0, {}
-        for name, n in sizes.items():
-            given[name] = self._numbers(flat[:, at : at + n].reshape(-1, *self.shapes[name]))
-            at += n
-        return given
-
-    def _numbers(self, a: np.ndarray) -> np.ndarray:
-        if self.tokens:
-            return a.astype(np.int32)
-        a = a.astype(np.float32) / np.float32(self.divisor)
-        return a.reshape(len(a), -1) if self.flat else a
-
-    def _picks(self, rows: list[np.ndarray]) -> dict[str, np.ndarray]:
-        for row in rows:
-            if bad := [n for n in row if n != round(n) or not 0 <= n < self.picked]:
-                raise ValueError(f"expected whole numbers from 0 to {self.picked - 1}; got {bad[0]:g}")
-        lengths = np.array([len(row) for row in rows], np.int32)
-        x = np.zeros((len(rows), 1 << (int(lengths.max()) - 1).bit_length()), np.int32)
-        for i, row in enumerate(rows):
-            x[i, : len(row)] = row
-        return {"x": x, "lengths": lengths}
-
-
-@dataclass(frozen=True)
 class Table:
     """Columns: numbers scaled, categories one-hot."""
 
@@ -239,12 +154,11 @@ class Table:
 
     def header_of(self, line: str) -> "Table | None":
         """The recipe for lines under this one, if it is a header that names all input columns; others are passed by."""
-        cells = cells_of_line(line)
-        return (
-            replace(self, header=tuple(cells))
-            if {n for c in self.groups.values() for n in c.names} <= set(cells)
-            else None
-        )
+        with contextlib.suppress(ValueError):  # it is no header, then
+            cells = cells_of_line(line)
+            if set(self.header) <= set(cells):
+                return replace(self, header=tuple(cells))
+        return None
 
     def _column(self, name: str, cells: tuple[str, ...]) -> np.ndarray:
         cells = tuple("" if cell in MISSING else cell for cell in cells)
@@ -307,40 +221,3 @@ def as_tuples(value: Any) -> Any:
 
 def _units(text: str, unit: str) -> list[str]:
     return data.words(text) if unit == "words" else list(text)
-
-
-def _label(name: str, dtype: Any) -> Any:
-    return np.array(name).astype(dtype)
-
-
-def _valid(y: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
-    return y if lengths is None or y.ndim == 1 else y[np.arange(y.shape[1]) < lengths[:, None]]
-
-
-def _check_arrays(found: dict[str, np.ndarray], net: str, where: str) -> None:
-    needed = ("x", "eta", "y") if net == "gated" else ("x", "y")
-    if absent := [name for name in needed if name not in found]:
-        raise ValueError(
-            f"{where}: {net} needs arrays {', '.join(needed)}; {absent[0]} is not among {', '.join(found)}"
-        )
-    takes = {*needed, "lengths"} if net in ("rnn", "textconv") else set(needed)
-    if extra := [name for name in found if name not in takes]:
-        raise ValueError(f"{where}: {net} takes arrays {', '.join(sorted(takes))}; got {extra[0]!r} too")
-    for name, a in found.items():
-        if a.dtype.kind not in "iufb":
-            raise ValueError(f"{where}: {name} must be numbers; got {a.dtype}")
-    sizes = {name: len(a) if a.ndim else 0 for name, a in found.items()}
-    if len(set(sizes.values())) > 1 or 0 in sizes.values():
-        told = ", ".join(f"{n} of {name}" for name, n in sizes.items())
-        raise ValueError(f"{where}: must be as many of each, at least one; got {told}")
-    axes, whole = found["x"].ndim, found["x"].dtype.kind in "iu"
-    fits = {
-        "rnn": axes == 3 or (axes == 2 and whole),
-        "textconv": axes == 3 or (axes == 2 and whole),
-        "gated": axes == 2,
-    }
-    if axes < 2 or not fits.get(net, True):
-        shape = "[n, steps, size], or whole numbers [n, steps]" if net != "gated" else "[n, size]"
-        raise ValueError(f"{where}: x must be {shape} for {net}; got {found['x'].dtype} {list(found['x'].shape)}")
-    if found["y"].ndim != 1 and not (net == "rnn" and found["y"].shape == found["x"].shape[:2]):
-        raise ValueError(f"{where}: y must be [n]{', or [n, steps]' * (net == 'rnn')}; got {list(found['y'].shape)}")

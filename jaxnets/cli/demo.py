@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-import tyro
 
 from jaxnets.cli import _nets, _report, _run, agreement, train
 from jaxnets.cli._guard import Stop, guarded
+from jaxnets.cli._options import parse, said
 from jaxnets.cli._progress import watching
 from jaxnets.train._checkpoint import write_whole
 
@@ -28,15 +28,11 @@ EPOCHS = {"rnn": 12, "textconv": 3, "gated": 40, "dense": 12}
 PAGE = "report.html"
 
 
-def _said(metavar: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
-
-
 @dataclass
 class Options:
     """What can be said on the command line."""
 
-    out: Annotated[str, _said("DIR")] = ""
+    out: Annotated[str, said("DIR")] = ""
     """A folder for the page and the runs (left out: a new one, runs/demo-N)."""
 
 
@@ -58,9 +54,7 @@ class Pair(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    options = tyro.cli(
-        Options, prog="jaxnets demo", description=ABOUT, args=list(argv), config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    options = parse(Options, "demo", ABOUT, argv)
     return guarded(lambda: _demo(options))
 
 

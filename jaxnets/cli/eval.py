@@ -11,6 +11,7 @@ import tyro
 from jaxnets import train
 from jaxnets.cli import _recipes, _run, _sources
 from jaxnets.cli._guard import guarded
+from jaxnets.cli._options import parse, said
 
 ABOUT = """\
 Loss, accuracy and, of two classes, area under the ROC curve (AUC) of a trained net: the best epoch of a run.
@@ -25,27 +26,21 @@ Exit code: 0 done, 2 it could not be."""
 MOST = 12  # classes whose table is shown
 
 
-def _said(metavar: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
-
-
 @dataclass
 class Options:
     """What can be said on the command line."""
 
-    dir: Annotated[tyro.conf.Positional[str], _said("DIR")]
+    dir: Annotated[tyro.conf.Positional[str], said("DIR")]
     """The folder of a run."""
-    data: Annotated[str, _said("KIND:PATH[,PATH]")] = ""
+    data: Annotated[str, said("KIND:PATH[,PATH]")] = ""
     """Data to score (left out: the part that was held out)."""
-    json: Annotated[bool, _said("")] = False
+    json: Annotated[bool, said("")] = False
     """Print JSON, and nothing else, on standard output."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    options = tyro.cli(
-        Options, prog="jaxnets eval", description=ABOUT, args=list(argv), config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    options = parse(Options, "eval", ABOUT, argv)
     return guarded(lambda: _eval(options), options.json)
 
 

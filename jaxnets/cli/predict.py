@@ -12,6 +12,7 @@ import tyro
 from jaxnets import train
 from jaxnets.cli import _nets, _run
 from jaxnets.cli._guard import guarded
+from jaxnets.cli._options import parse, said
 
 ABOUT = """\
 Predict with a trained net: a line in, a line out, class after class with its probability, the likeliest first.
@@ -29,25 +30,19 @@ AT_ONCE = 64  # lines
 SHOWN = 10  # classes of a line; --json has all
 
 
-def _said(metavar: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
-
-
 @dataclass
 class Options:
     """What can be said on the command line."""
 
-    dir: Annotated[tyro.conf.Positional[str], _said("DIR")]
+    dir: Annotated[tyro.conf.Positional[str], said("DIR")]
     """The folder of a run."""
-    json: Annotated[bool, _said("")] = False
+    json: Annotated[bool, said("")] = False
     """Print an object of JSON a line: the class, and the probability of each."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    options = tyro.cli(
-        Options, prog="jaxnets predict", description=ABOUT, args=list(argv), config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    options = parse(Options, "predict", ABOUT, argv)
     return guarded(lambda: _predict(options), options.json)
 
 

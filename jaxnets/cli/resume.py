@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from jaxnets.cli import _run, train
 from jaxnets.cli._guard import guarded
+from jaxnets.cli._options import parse, said
 
 ABOUT = """\
 Go on with a run that was interrupted, from its last checkpoint: it ends with the same bits as if it never had been.
@@ -20,25 +21,19 @@ Net, options and data are those of its config.json; data that have changed since
 Exit code: 0 trained, 2 it could not be, 130 interrupted again."""
 
 
-def _said(metavar: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
-
-
 @dataclass
 class Options:
     """What can be said on the command line."""
 
-    dir: Annotated[tyro.conf.Positional[str], _said("DIR")]
+    dir: Annotated[tyro.conf.Positional[str], said("DIR")]
     """The folder of a run."""
-    json: Annotated[bool, _said("")] = False
+    json: Annotated[bool, said("")] = False
     """Print JSON, a line an epoch and one at the end, and nothing else, on standard output."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    options = tyro.cli(
-        Options, prog="jaxnets resume", description=ABOUT, args=list(argv), config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    options = parse(Options, "resume", ABOUT, argv)
 
     def resume() -> int:
         config = _run.config_of(options.dir)

@@ -15,6 +15,7 @@ import tyro
 
 from jaxnets.cli import _nets, _pictures, _recipes, _run, _sources, fail
 from jaxnets.cli._guard import INTERRUPTED, guarded, stopping
+from jaxnets.cli._options import parse, said
 from jaxnets.cli._progress import watching
 
 ABOUT = """\
@@ -42,67 +43,61 @@ The folder of the run holds config.json, metrics.jsonl, curve.png, confusion.png
 Exit code: 0 trained, 2 it could not be, 130 interrupted."""
 
 
-def _said(metavar: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
-
-
 @dataclass
 class Options:
     """What can be said on the command line; left out: what suits the net."""
 
-    net: Annotated[tyro.conf.Positional[str], _said("NET")]
+    net: Annotated[tyro.conf.Positional[str], said("NET")]
     """rnn, textconv, gated or dense."""
-    data: Annotated[str, _said("KIND:PATH[,PATH]")] = ""
+    data: Annotated[str, said("KIND:PATH[,PATH]")] = ""
     """What to train on (left out: the built-in task of the net)."""
-    x: Annotated[tuple[str, ...], _said("COLUMN …")] = ()
+    x: Annotated[tuple[str, ...], said("COLUMN …")] = ()
     """Columns of csv:FILE that are inputs (left out: all that are nothing else)."""
-    eta: Annotated[tuple[str, ...], _said("COLUMN …")] = ()
+    eta: Annotated[tuple[str, ...], said("COLUMN …")] = ()
     """Columns that are the second input of the gated net."""
-    y: Annotated[str, _said("COLUMN")] = ""
+    y: Annotated[str, said("COLUMN")] = ""
     """The column that is to be predicted (left out: the last)."""
-    out: Annotated[str, _said("DIR")] = ""
+    out: Annotated[str, said("DIR")] = ""
     """A folder for the run (left out: a new one, runs/NET-DATA-N)."""
-    epochs: Annotated[int | None, _said("N")] = None
+    epochs: Annotated[int | None, said("N")] = None
     """How often to go through the data, at most."""
-    batch: Annotated[int | None, _said("N")] = None
+    batch: Annotated[int | None, said("N")] = None
     """Examples of a step."""
-    hidden: Annotated[int | None, _said("N")] = None
+    hidden: Annotated[int | None, said("N")] = None
     """Units of a hidden layer (rnn, gated, dense)."""
-    layers: Annotated[int | None, _said("N")] = None
+    layers: Annotated[int | None, said("N")] = None
     """Layers of weights (dense)."""
-    filters: Annotated[int | None, _said("N")] = None
+    filters: Annotated[int | None, said("N")] = None
     """Filters of each width (textconv)."""
-    widths: Annotated[tuple[int, ...], _said("N …")] = ()
+    widths: Annotated[tuple[int, ...], said("N …")] = ()
     """Words in a window (textconv)."""
-    embed: Annotated[int | None, _said("N")] = None
+    embed: Annotated[int | None, said("N")] = None
     """Size of a word vector (textconv)."""
-    drop: Annotated[float | None, _said("P")] = None
+    drop: Annotated[float | None, said("P")] = None
     """Share of features that are dropped in a step (textconv)."""
-    rate: Annotated[float | None, _said("R")] = None
+    rate: Annotated[float | None, said("R")] = None
     """Learning rate; with a schedule, the highest."""
-    schedule: Annotated[Literal["constant", "cosine", "onecycle"] | None, _said("constant|cosine|onecycle")] = None
+    schedule: Annotated[Literal["constant", "cosine", "onecycle"] | None, said("constant|cosine|onecycle")] = None
     """How the rate goes over the whole run."""
-    clip: Annotated[float | None, _said("NORM")] = None
+    clip: Annotated[float | None, said("NORM")] = None
     """Longest gradient, all parameters together; 0: any."""
-    decay: Annotated[float | None, _said("D")] = None
+    decay: Annotated[float | None, said("D")] = None
     """Weight decay, as in AdamW."""
-    patience: Annotated[int, _said("N")] = 10
+    patience: Annotated[int, said("N")] = 10
     """Stop after so many epochs without a better one."""
-    held_out: Annotated[float, _said("SHARE")] = 0.1
+    held_out: Annotated[float, said("SHARE")] = 0.1
     """Share of the data that is not trained on but scored after each epoch."""
-    seed: Annotated[int, _said("N")] = 0
+    seed: Annotated[int, said("N")] = 0
     """Of all that is random; the same seed gives the same bits."""
-    by: Annotated[Literal["hand", "autodiff"], _said("hand|autodiff")] = "hand"
+    by: Annotated[Literal["hand", "autodiff"], said("hand|autodiff")] = "hand"
     """Gradients by the hand-written rule, or by autodiff of the plain net."""
-    json: Annotated[bool, _said("")] = False
+    json: Annotated[bool, said("")] = False
     """Print JSON, a line an epoch and one at the end, and nothing else, on standard output."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    options = tyro.cli(
-        Options, prog="jaxnets train", description=ABOUT, args=list(argv), config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    options = parse(Options, "train", ABOUT, argv)
     return guarded(lambda: _train(options), options.json)
 
 
