@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -97,7 +98,8 @@ def _text_fold(sentences, labels, examples, test, seed, net, epochs=12, drop=0.5
 
 
 def names(folder: Path, say: Say) -> dict[str, Any]:
-    """First names by gender, ten folds, a tanh net over their characters: mean accuracy."""
+    """First names by gender, ten folds, a tanh net of 128 over their characters, of which a fifth is forgotten at each
+    step; a fixed number of epochs, so that nothing need be held out: mean accuracy."""
     files = [folder / "names" / f"{who}.txt" for who in ("female", "male")]
     texts = data.read_polarity(*files)
     spelled = [f"^{text.strip().lower()}$" for text in texts.texts]
@@ -106,15 +108,21 @@ def names(folder: Path, say: Say) -> dict[str, Any]:
     (padded,) = data.buckets(numbers, np.arange(len(numbers)))
     back = np.argsort(padded["y"])  # buckets sort by length
     whole = {"x": padded["x"][back], "y": texts.labels, "lengths": padded["lengths"][back]}
+    forgotten, epochs, batch = len(alphabet), 40, 32
+
+    def loss(params, x, y, lengths=None, key=None):
+        if key is not None:
+            x = jnp.where(jax.random.bernoulli(key, 0.2, x.shape), forgotten, x)
+        return rnn.loss(params, x, y, lengths)
+
     found = []
     for seed, (examples, test) in enumerate(progress(list(data.folds(len(numbers), 10)), "names: folds")):
-        rest, held_out = (examples[part] for part in data.split(len(examples), 0.1, seed))
+        rate = optax.cosine_onecycle_schedule(epochs * (len(examples) // batch), 2e-3)
         fitted = train.fit(
-            rnn.loss, rnn.init(jax.random.key(seed), len(alphabet), 128, 2), data.take(whole, rest),
-            optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3)), epochs=40, batch=32, seed=seed,
-            validation=data.take(whole, held_out), predict=rnn.predict, patience=8,
+            loss, rnn.init(jax.random.key(seed), forgotten + 1, 128, 1), data.take(whole, examples),
+            optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)), epochs=epochs, batch=batch, seed=seed,
         )  # fmt: skip
-        found.append(train.scores(rnn.loss, rnn.predict, fitted.params, data.take(whole, test))["accuracy"])
+        found.append(train.scores(loss, rnn.predict, fitted.params, data.take(whole, test))["accuracy"])
     say(" ".join(f"{a:.4f}" for a in found))
     return {"accuracy": float(np.mean(found)), "spread": float(np.std(found)), "folds": 10}
 

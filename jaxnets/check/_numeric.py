@@ -46,9 +46,9 @@ def slope(
     of the leaf if not given. Steps that lead where `f` is not finite are left out; where it jumps, there is no slope.
     """
     steps = _STEPS * (unit or size_of(x[leaf])) / (np.max(np.abs(direction), initial=0) or 1.0)
-    right, left, table, best = [], [], [], (np.nan, np.inf)
+    right, left, table, best, fine = [], [], [], (np.nan, np.inf), (np.nan, np.inf)
     largest = abs(at_x)
-    for step in steps:
+    for i, step in enumerate(steps):
         up, down = (float(f(_moved(x, leaf, s * step * direction))) for s in (1, -1))
         right.append((up - at_x) / step)
         left.append((at_x - down) / step)
@@ -61,9 +61,12 @@ def slope(
         for m, coarser in enumerate(table[-1] if table else []):
             row.append((64 ** (m + 1) * row[m] - coarser) / (64 ** (m + 1) - 1))
             bar = max(abs(row[-1] - row[-2]), abs(row[-1] - coarser)) + rounding
-            if bar < best[1]:
-                best = (row[-1], bar)
+            best = min(best, (row[-1], bar), key=lambda found: found[1])
+            if i >= STEPS - 3:
+                fine = min(fine, (row[-1], bar), key=lambda found: found[1])
         table.append(row)
+    if abs(best[0] - fine[0]) > best[1] + fine[1]:  # from afar a bend looks like two straight lines
+        best = fine
     # One-sided: the error of a difference over h is linear in h, so two steps cancel it.
     k = 5 if eps < 1e-12 else 2
     if any(_jumps(np.array(side) * steps, k, 64 * eps * largest) for side in (right, left)):
