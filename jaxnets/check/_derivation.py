@@ -52,10 +52,10 @@ def derivation(
     reference = Reference(forward, given, "forward")
     if reference.program is None:
         raise TypeError(f"check.derivation: {reference.notes[0]}, and lines need a program; use check.gradient")
-    if any(s.eqn.primitive.name == "while" for s in _walk.sites(reference.program, holders=True)):
+    if reference.gradients and not reference.reverse:
         raise TypeError(
-            "check.derivation: forward has a while loop, which has no backward pass to compare with: write it with "
-            "lax.scan, or check its gradients with check.gradient"
+            "check.derivation: forward has a while loop, or something else that has no backward pass to compare with: "
+            "write it with lax.scan, or check its gradients with check.gradient"
         )
     order, unreachable = _lines(reference)
     keys: dict[str, str] = {}
