@@ -117,7 +117,7 @@ def show(file: Path) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("nets", nargs="*", metavar="NET", help=f"which of {', '.join(NETS)} (all if none is named)")
-    parser.add_argument("--quick", action="store_true", help="a few small sizes, in less than two minutes")
+    parser.add_argument("--quick", action="store_true", help="a few small sizes, in about two minutes")
     parser.add_argument("--alone", action="store_true", help="leave out the loops")
     parser.add_argument("--only", default="", metavar="TEXT", help="works whose line has this text in it")
     parser.add_argument("--json", action="store_true", help="one JSON row a line in place of the table")
