@@ -160,7 +160,8 @@ def _features_bwd(saved, h_bar, over_rows=None):
             F, k, S = U_k.shape
             c_k = c[start : start + F, None, None]
             at = m_k[:, None] + jnp.arange(k, dtype=m_k.dtype)[None]
-            U_bar.append(c_k * w.at[at].get(mode="promise_in_bounds").astype(sums))  # (C5)
+            w_at = w.at[at].get(mode="promise_in_bounds", wrap_negative_indices=False)
+            U_bar.append(c_k * w_at.astype(sums))  # (C5)
             places.append((at if length is None else jnp.where(at < length, at, w.shape[0])).reshape(-1))
             shares.append((c_k * U_k).reshape(F * k, S))  # (C6)
         return U_bar, jnp.concatenate(places), jnp.concatenate(shares)
@@ -215,8 +216,8 @@ def _first_of_highest(s: jax.Array) -> Any:
     """
     windows, highest = s.shape[0], jnp.max(s, 0)
     counts = jnp.float32 if windows < 2**22 else jnp.int32  # both exact; a maximum of floats is faster
-    t = lax.broadcasted_iota(counts, s.shape, 0)
-    rank = jnp.where(s == highest[None], windows - t, jnp.where(jnp.isnan(s), 2 * windows - t, 0))
+    falling = windows - lax.broadcasted_iota(counts, s.shape, 0)
+    rank = jnp.where(s == highest[None], falling, jnp.where(jnp.isnan(s), falling + windows, 0))
     best = jnp.max(rank, 0).astype(jnp.int32)
     is_nan = best > windows
     return jnp.where(is_nan, 2 * windows, windows) - best, jnp.where(is_nan, jnp.nan, highest)

@@ -32,22 +32,28 @@ def as_float64(tree: Any) -> Any:
     return jax.tree.map(lambda a: np.asarray(a).astype(np.float64), tree)
 
 
-def leaf_errors(got: Any, want: Any) -> dict[str, float]:
-    """Per leaf: the largest error relative to the largest entry wanted; NaN and infinity count as infinite error."""
+def nudged(rng: np.random.Generator, tree: Any, by: float) -> Any:
+    """Each number larger or smaller by that share of itself, at random."""
+    return jax.tree.map(lambda a: a * (1 + by * rng.choice([-1.0, 1.0], np.shape(a))), tree)
+
+
+def leaf_errors(got: Any, want: Any, scales: dict[str, float] | None = None) -> dict[str, float]:
+    """Per leaf: the largest error relative to the largest entry wanted, or to `scales` where that is more; NaN and
+    infinity count as infinite error."""
     got, want = named_leaves(as_float64(got)), named_leaves(as_float64(want))
     assert got.keys() == want.keys(), f"leaves differ: {got.keys()} against {want.keys()}"
     errors = {}
     for name, g in got.items():
         w = want[name]
         assert g.shape == w.shape, f"{name}: shape {g.shape} against {w.shape}"
-        scale = np.max(np.abs(w), initial=0)
+        scale = max(np.max(np.abs(w), initial=0), scales[name] if scales else 0)
         error = np.max(np.abs(g - w), initial=0) / (scale or 1.0)
         errors[name] = float(error) if np.isfinite(error) else np.inf
     return errors
 
 
-def assert_close(got: Any, want: Any, limit: float) -> None:
-    wrong = {name: e for name, e in leaf_errors(got, want).items() if not e <= limit}
+def assert_close(got: Any, want: Any, limit: float, scales: dict[str, float] | None = None) -> None:
+    wrong = {name: e for name, e in leaf_errors(got, want, scales).items() if not e <= limit}
     assert not wrong, f"beyond {limit:.2g}: {wrong}"
 
 
