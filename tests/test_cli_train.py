@@ -168,13 +168,13 @@ def test_stopped_and_resumed_is_as_if_never_stopped(run, files, monkeypatch):
     monkeypatch.setattr(_run, "AT_ONCE", 4)
     fit = _run.fit
 
-    def stopped(config, found, folder, watch, stop):
+    def stopped(config, found, folder, watch, stop, mesh):
         def pressed(progress):
             watch(progress)
             if progress.entry is None and progress.epoch == 3:
                 signal.raise_signal(signal.SIGINT)
 
-        return fit(config, found, folder, pressed, stop)
+        return fit(config, found, folder, pressed, stop, mesh)
 
     monkeypatch.setattr(_run, "fit", stopped)
     code, out, err = run(*arguments, "--out", "part", "--json")
@@ -189,6 +189,21 @@ def test_stopped_and_resumed_is_as_if_never_stopped(run, files, monkeypatch):
     code, out, _ = run("resume", "part")  # there is nothing left to do
     assert code == 0
     assert_same(arrays_of("part"), arrays_of("whole"))
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="there is one device here")
+def test_on_two_devices_and_resumed_on_one(run, files):
+    """The same descent but for rounding, and for its seconds."""
+    arguments = ("train", "dense", "--data", "csv:table.csv", "--batch", 5, "--hidden", 5, "--schedule", "constant")
+    assert run(*arguments, "--epochs", 4, "--out", "one")[0] == 0
+    assert run(*arguments, "--epochs", 4, "--out", "auto", "--devices", "auto")[0] == 0
+    assert run(*arguments, "--epochs", 2, "--out", "two", "--devices", 2)[0] == 0
+    config = json.loads(Path("two/config.json").read_text())
+    config["options"]["epochs"] = 4
+    Path("two/config.json").write_text(json.dumps(config))
+    assert run("resume", "two", "--devices", 1)[0] == 0
+    losses = [[entry["loss"] for entry in without_time(folder)] for folder in ("one", "two", "auto")]
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-4)
 
 
 def shell(*arguments, **options):
@@ -423,6 +438,8 @@ BAD = {
     "too short": (["rnn", "--data", "characters:good.txt", "--held-out", 0.01], "must have more than 128 characters"),
     "objects": (["rnn", "--data", "npz:table.csv"], "table.csv: must be an NPZ file of plain arrays"),
     "another's option": (["rnn", "--filters", 3], "--filters is not an option of rnn, which has --hidden"),
+    "no device": (["rnn", "--devices", 0], "--devices must be a number from 1, or auto; got '0'"),
+    "devices": (["rnn", "--devices", 4000], "--devices must be at most"),
     "no units": (["rnn", "--hidden", 0], "--hidden must be at least 1"),
     "too many units": (["rnn", "--hidden", 10**6], "there is not enough memory for a net of these sizes: 1e+12 param"),
     "beyond": (["rnn", "--hidden", 10**10], "--hidden must be at least 1, and less than 2³¹"),

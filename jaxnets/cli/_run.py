@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 import jaxnets
 from jaxnets import train
@@ -116,7 +117,14 @@ def best(folder: str | Path, config: Config) -> Any:
     return _checkpoint.as_in(like, named, path)
 
 
-def fit(config: Config, found: Any, folder: Path, watch: Callable[[train.Progress], Any], stop: Stop) -> Ended:
+def fit(
+    config: Config,
+    found: Any,
+    folder: Path,
+    watch: Callable[[train.Progress], Any],
+    stop: Stop,
+    mesh: Mesh | None = None,
+) -> Ended:
     """Train, or go on; the entries of the epochs are kept beside the checkpoints."""
     options, recipe = config.options, config.recipe
     rest, part = _recipes.parts(found, options["held_out"], options["seed"])
@@ -152,6 +160,7 @@ def fit(config: Config, found: Any, folder: Path, watch: Callable[[train.Progres
         out=folder,
         watch=seen,
         at_once=near_divisor(steps, AT_ONCE) if len(buckets) == 1 else 2 * AT_ONCE,  # one length, compiled once
+        mesh=mesh,
     )
     _write_metrics(folder, fitted.history)
     return Ended(fitted.params, fitted.history, validation, stop.asked and not last)

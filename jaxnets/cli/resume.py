@@ -7,12 +7,13 @@ from typing import Annotated
 
 import tyro
 
-from jaxnets.cli import _run, train
+from jaxnets.cli import _devices, _run, train
 from jaxnets.cli._guard import guarded
 from jaxnets.cli._options import parse, said
 
 ABOUT = """\
-Go on with a run that was interrupted, from its last checkpoint: it ends with the same bits as if it never had been.
+Go on with a run that was interrupted, from its last checkpoint: it ends with the same bits as if it never had been
+(on as many devices as before; on others, with the same numbers but for rounding).
 
     jaxnets resume runs/rnn-digits-1
 
@@ -27,6 +28,8 @@ class Options:
 
     dir: Annotated[tyro.conf.Positional[str], said("DIR")]
     """The folder of a run."""
+    devices: Annotated[str, said("N|auto")] = "1"
+    """Devices that share each batch, as in `jaxnets train`; another number than before, if you like."""
     json: Annotated[bool, said("")] = False
     """Print JSON, a line an epoch and one at the end, and nothing else, on standard output."""
 
@@ -36,7 +39,8 @@ def main(argv: Sequence[str]) -> int:
     options = parse(Options, "resume", ABOUT, argv)
 
     def resume() -> int:
+        _devices.prepare(options.devices)
         config = _run.config_of(options.dir)
-        return train.run(config, _run.data_of(config), Path(options.dir), options.json)
+        return train.run(config, _run.data_of(config), Path(options.dir), options.json, options.devices)
 
     return guarded(resume, options.json)

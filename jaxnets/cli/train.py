@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from jaxnets.cli import _nets, _pictures, _recipes, _run, _sources, fail
+from jaxnets.cli import _devices, _nets, _pictures, _recipes, _run, _sources, fail
 from jaxnets.cli._guard import INTERRUPTED, guarded, stopping
 from jaxnets.cli._options import parse, said
 from jaxnets.cli._progress import watching
@@ -91,6 +91,8 @@ class Options:
     """Of all that is random; the same seed gives the same bits."""
     by: Annotated[Literal["hand", "autodiff"], said("hand|autodiff")] = "hand"
     """Gradients by the hand-written rule, or by autodiff of the plain net."""
+    devices: Annotated[str, said("N|auto")] = "1"
+    """Devices that share each batch; on a CPU, cores (auto: as many as pay)."""
     json: Annotated[bool, said("")] = False
     """Print JSON, a line an epoch and one at the end, and nothing else, on standard output."""
 
@@ -106,8 +108,9 @@ def _train(options: Options) -> int:
         near = difflib.get_close_matches(options.net, _nets.NETS, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"there is no net {options.net!r}; {hint}There are {', '.join(_nets.NETS)}")
+    _devices.prepare(options.devices)
     config, found = plan(options)
-    return run(config, found, _run.new_folder(config, options.out), options.json)
+    return run(config, found, options.out, options.json, options.devices)
 
 
 def plan(options: Options) -> tuple[_run.Config, Any]:
@@ -127,16 +130,19 @@ def plan(options: Options) -> tuple[_run.Config, Any]:
     return _run.Config(net, sizes, settings, source, _sources.digest(found), recipe), found
 
 
-def run(config: _run.Config, found: Any, folder: Path, as_json: bool, name: str = "") -> int:
-    """Train in a folder, and say what came of it. What is begun there but has learned nothing is taken away again."""
+def run(config: _run.Config, found: Any, out: str | Path, as_json: bool, devices: str) -> int:
+    """Train in a folder (a new one, if it is not yet one), and say what came of it. What is begun there but has learned
+    nothing is taken away again."""
     begun = time.perf_counter()
+    mesh = _devices.mesh(devices, jax.eval_shape(partial(_nets.make, config.net, config.sizes, 0)))
+    folder = out if isinstance(out, Path) else _run.new_folder(config, out)
     new = not (folder / _run.CONFIG).exists()
     with stopping() as stop:
         try:
             if new:
                 config.save(folder)
-            with watching(as_json, name) as watch:
-                ended = _run.fit(config, found, folder, watch, stop)
+            with watching(as_json) as watch:
+                ended = _run.fit(config, found, folder, watch, stop, mesh)
         except BaseException as error:
             if any(folder.glob("step-*.safetensors")) or not new:
                 if isinstance(error, KeyboardInterrupt):

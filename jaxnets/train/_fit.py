@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxnets._chunks import near_divisor
 from jaxnets._shapes import Call
 from jaxnets.train._checkpoint import as_in, newest, save
 from jaxnets.train._examples import buckets_of, size
+from jaxnets.train._mesh import replicated
 from jaxnets.train._scores import scores
 from jaxnets.train._steps import TrainState, marks_of, runner, start
 
@@ -66,6 +68,7 @@ def fit(
     watch: Callable[[Progress], Any] | None = None,
     at_once: int | None = None,
     budget: int = 2**30,
+    mesh: Mesh | None = None,
 ) -> Fitted:
     """Train: minibatches in an order drawn anew each epoch, the steps of an epoch in one jitted `lax.scan`.
 
@@ -91,7 +94,12 @@ def fit(
         and ends with the same bits as if it had never stopped.
       watch: called with a `Progress` when steps are done; if it returns True, the run is saved and stops.
       at_once: how many steps at most between two visits of Python; an epoch, or a bucket's turn, if None.
-      budget: bytes of data that are put on the device as a whole; what is larger goes there by blocks of half as much.
+      budget: bytes of data that are put on the device as a whole (on each device of a mesh); what is larger goes there
+        by blocks of half as much.
+      mesh: `jax.make_mesh((N,), ("batch",))`, or any of one axis: each of its devices takes its share of every batch,
+        and the outcome is that of one device, to the rounding of sums in another order. What the batch has beyond
+        equal shares is computed by all, so that a batch that N divides is the fastest. The loss must be a mean over
+        examples, over valid steps, or by `weights`, as ours are; a loss with a `key` draws for each share by itself.
 
     Raises:
       Diverged: the loss became NaN or infinite; names the step and the last good checkpoint.
@@ -113,12 +121,13 @@ def fit(
     beside = {name: buckets_of(call, f"also[{name!r}]", loss, given) for name, given in (also or {}).items()}
     key = inspect.signature(loss).parameters.get("key")
     _check_watching(call, held_out, monitor, predict, patience, key)
+    _check_mesh(call, mesh)
     state, rows = start(params, optimizer, seed), dict(rows or {})
     _check_rows(call, rows, state, optimizer, buckets)
-    plan = _plan(call, buckets, batch, at_once, budget)
+    plan = _plan(call, buckets, batch, at_once, budget, mesh)
     settings = {"seed": seed, "batch": batch, "examples": plan.sizes, "validation": bool(held_out), "rows": rows}
-    run = _Run(plan.steps, state, held_out is not None, out, settings)
-    advance = runner(loss, optimizer, rows, key is not None)
+    run = _Run(plan.steps, state, held_out is not None, out, settings, mesh)
+    advance = runner(loss, optimizer, rows, key is not None, mesh)
 
     def told(losses: np.ndarray, entry: dict[str, float] | None = None) -> bool:
         epoch, mean = run.epoch + (entry is None), float(losses.mean())
@@ -167,7 +176,15 @@ def fit(
 class _Run:
     """What changes in the course of a run, and its checkpoints."""
 
-    def __init__(self, steps: int, state: TrainState, judged: bool, out: str | Path | None, settings: dict[str, Any]):
+    def __init__(
+        self,
+        steps: int,
+        state: TrainState,
+        judged: bool,
+        out: str | Path | None,
+        settings: dict[str, Any],
+        mesh: Mesh | None,
+    ):
         self.steps, self.state, self.out, self.settings = steps, state, out, settings
         self.step, self.total = 0, 0.0  # steps done; the losses of this epoch, added up
         self.history: list[dict[str, float]] = []
@@ -178,6 +195,8 @@ class _Run:
             Path(out).mkdir(parents=True, exist_ok=True)
             if found := newest(out):
                 self._go_on_from(*found)
+        if mesh is not None:
+            self.state, self.best = replicated((self.state, self.best), mesh)
 
     @property
     def epoch(self) -> int:
@@ -285,7 +304,9 @@ class _Plan(NamedTuple):
                 yield _on_device(buckets[i], orders[i][at : min(at + self.pieces_of[i], end)])
 
 
-def _plan(call: Call, buckets: list[dict[str, Any]], batch: int, at_once: int | None, budget: int) -> _Plan:
+def _plan(
+    call: Call, buckets: list[dict[str, Any]], batch: int, at_once: int | None, budget: int, mesh: Mesh | None
+) -> _Plan:
     """Puts data within the budget on the device."""
     sizes = [size(bucket) for bucket in buckets]
     batches = [min(batch, n) for n in sizes]
@@ -295,7 +316,7 @@ def _plan(call: Call, buckets: list[dict[str, Any]], batch: int, at_once: int | 
     bytes_ = [sum(a.nbytes for a in bucket.values()) for bucket in buckets]
     if sum(bytes_) <= call.size("budget", budget):
         for bucket in buckets:
-            bucket.update({name: jnp.asarray(a) for name, a in bucket.items()})
+            bucket.update({name: replicated(a, mesh) for name, a in bucket.items()})
         return _Plan(sizes, batches, turns, [most] * len(sizes))
     room = [budget // 2 * n // (b * held) for n, b, held in zip(sizes, batches, bytes_, strict=True)]
     return _Plan(sizes, batches, turns, [max(min(most, r), 1) for r in room])
@@ -327,6 +348,16 @@ def _check_watching(call: Call, held_out: Any, monitor: str, predict: Any, patie
         call.fail(ValueError, "predict", f"given where monitor is {monitor!r}", None)
     if held_out is not None and key is not None and key.default is key.empty:
         call.fail(TypeError, "loss", "one whose key has a default, for validation", "one that always needs a key")
+
+
+def _check_mesh(call: Call, mesh: Mesh | None) -> None:
+    if mesh is None:
+        return
+    if not isinstance(mesh, Mesh):
+        expected = 'a mesh of devices, as jax.make_mesh((2,), ("batch",)) is'
+        call.fail(TypeError, "mesh", expected, type(mesh).__name__)
+    if len(mesh.axis_names) != 1:
+        call.fail(ValueError, "mesh", "a mesh of one axis", f"axes {', '.join(map(str, mesh.axis_names))}")
 
 
 def _check_rows(

@@ -1,6 +1,7 @@
 """How good a net is on data that it may never have seen: loss, accuracy, area under the curve; by batches."""
 
 import inspect
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from jaxnets._shapes import Call
 from jaxnets.train._examples import buckets_of, size
+from jaxnets.train._mesh import copies
 
 
 def scores(
@@ -24,8 +26,8 @@ def scores(
     buckets = buckets_of(call, "data", loss, data)
     batch, compiled, total = call.size("batch", batch), jax.jit(loss), 0.0
     for bucket in buckets:
-        for piece in _batches(bucket, batch):
-            total += float(compiled(params, **piece)) * size(piece)
+        for value, piece in _each(compiled, params, bucket, batch):
+            total += float(value) * size(piece)
     found = {"loss": total / sum(map(size, buckets))}
     if predict is None:
         return found
@@ -54,7 +56,7 @@ def predictions(
     takes = list(inspect.signature(predict).parameters)[1:]
     inputs = {name: a for name, a in data.items() if name in takes and a is not None}
     compiled = jax.jit(predict)
-    return np.concatenate([np.asarray(compiled(params, **piece)) for piece in _batches(inputs, batch)])
+    return np.concatenate([np.asarray(found) for found, _ in _each(compiled, params, inputs, batch)])
 
 
 def auc(y: Any, score: Any) -> float:
@@ -69,6 +71,18 @@ def auc(y: Any, score: Any) -> float:
         raise ValueError("auc: y must have both a positive and a negative one")
     below, up_to = (np.searchsorted(negative, positive, side) for side in ("left", "right"))
     return float((below + up_to).mean() / 2 / len(negative))
+
+
+def _each(
+    f: Callable[..., jax.Array], params: Any, data: Mapping[str, Any], batch: int
+) -> Iterator[tuple[jax.Array, dict[str, Any]]]:
+    """`f` of each batch, in order, and the batch; parameters on several devices are all at work."""
+    there, waiting = copies(params), deque()
+    for i, piece in enumerate(_batches(data, batch)):
+        waiting.append((f(there[i % len(there)], **piece), piece))
+        if len(waiting) > len(there):
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _batches(data: Mapping[str, Any], batch: int) -> Iterator[dict[str, Any]]:

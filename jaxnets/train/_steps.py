@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import Mesh
+
+from jaxnets.train import _mesh
 
 
 class TrainState(NamedTuple):
@@ -30,20 +33,33 @@ def _copied(tree: Any) -> Any:
 
 
 def runner(
-    loss: Callable[..., jax.Array], optimizer: optax.GradientTransformation, rows: Mapping[str, str], keyed: bool
+    loss: Callable[..., jax.Array],
+    optimizer: optax.GradientTransformation,
+    rows: Mapping[str, str],
+    keyed: bool,
+    mesh: Mesh | None = None,
 ) -> Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, jax.Array]]:
     """`state, losses = run(state, data, order)`: a step for each row of `order [steps, batch]`, whose numbers pick
-    examples of `data`. `rows` says which argument picks rows of which table; a `keyed` loss gets a key a step."""
+    examples of `data`. `rows` says which argument picks rows of which table; a `keyed` loss gets a key a step. On a
+    `mesh` each device takes its share of a batch."""
     update = optax.with_extra_args_support(optimizer).update
 
-    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, jax.Array]:
-        read = {table: _rows_read(batch[name], getattr(state.params, table)) for table, name in rows.items()}
-        batch |= {name: read[table][1] for table, name in rows.items()}
+    def step(state: TrainState, data: dict[str, jax.Array], picked: jax.Array) -> tuple[TrainState, jax.Array]:
+        tokens = {table: _taken(data[name], picked) for table, name in rows.items()}
+        read = {table: _rows_read(tokens[table], getattr(state.params, table)) for table in rows}
         marks = marks_of(optimizer, state, set(rows))
         small = _rows_of(state, marks, read)
-        if keyed:
-            batch["key"] = jax.random.fold_in(state.key, state.step)
-        value, grads = jax.value_and_grad(loss)(small.params, **batch)
+        key = jax.random.fold_in(state.key, state.step) if keyed else None
+
+        def examples(places: Any) -> dict[str, Any]:
+            batch = {name: _taken(a, picked[places]) for name, a in data.items()}
+            return batch | {name: read[table][1][places] for table, name in rows.items()}
+
+        if mesh is not None:
+            value, grads = _mesh.value_and_grad(loss, small.params, examples, picked.size, key, mesh)
+        else:
+            batch = examples(...) | ({"key": key} if keyed else {})
+            value, grads = jax.value_and_grad(loss)(small.params, **batch)
         with jax.numpy_dtype_promotion("standard"):  # which optax is written for
             updates, kept = update(grads, small.optimizer, small.params, value=value)
             params = optax.apply_updates(small.params, updates)
@@ -54,12 +70,13 @@ def runner(
         return _rows_back(state, small, after, marks, read, won), value
 
     def run(state: TrainState, data: dict[str, jax.Array], order: jax.Array) -> tuple[TrainState, jax.Array]:
-        def one(state, picked):
-            return step(state, {name: a.at[picked].get(mode="promise_in_bounds") for name, a in data.items()})
+        return lax.scan(lambda state, picked: step(state, data, picked), state, order)
 
-        return lax.scan(one, state, order)
+    return jax.jit(run if mesh is None else _mesh.on_all(run, mesh), donate_argnums=0)
 
-    return jax.jit(run, donate_argnums=0)
+
+def _taken(a: jax.Array, picked: jax.Array) -> jax.Array:
+    return a.at[picked].get(mode="promise_in_bounds")
 
 
 # Rows of a table: a step reads and writes those of its batch, never the table as a whole.

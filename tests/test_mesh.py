@@ -1,0 +1,169 @@
+"""Training on several devices comes to what one device comes to, to the rounding of sums in another order."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from helpers import assert_close, assert_same, tolerance
+from jaxnets import dense, gated, rnn, textconv, train
+
+RNG = np.random.default_rng(0)
+KEY = jax.random.key(0)
+N, T = 22, 7
+LENGTHS = RNG.integers(1, T + 1, N)
+WORDS = RNG.integers(0, 12, (N, T))
+X = RNG.normal(size=(N, T, 3))
+Y = RNG.integers(0, 4, N)
+F64 = jnp.float64
+
+NETS = {
+    "dense": (dense.loss, dense.init(KEY, sizes=(3, 5, 4), dtype=F64), {"x": X[:, 0], "y": Y}),
+    "gated": (gated.loss, gated.init(KEY, 3, 3, 4, dtype=F64), {"x": X[:, 0], "eta": X[:, 1], "y": Y % 2}),
+    "rnn, last step": (rnn.loss, rnn.init(KEY, 3, 5, 4, dtype=F64), {"x": X, "y": Y, "lengths": LENGTHS}),
+    "rnn, every step": (
+        rnn.loss,
+        rnn.init(KEY, 12, 5, 12, dtype=F64),
+        {"x": WORDS, "y": np.roll(WORDS, -1, 1), "lengths": LENGTHS},
+    ),
+    "rnn, every step, weights": (
+        rnn.loss,
+        rnn.init(KEY, 12, 5, 12, dtype=F64),
+        {"x": WORDS, "y": np.roll(WORDS, -1, 1), "lengths": LENGTHS, "weights": RNG.random((N, T))},
+    ),
+    "textconv": (
+        textconv.loss,
+        textconv.init(KEY, 4, (2, 3), 5, 4, vocab=12, dtype=F64),
+        {"x": WORDS, "y": Y, "lengths": LENGTHS},
+    ),
+    "textconv, weights": (
+        textconv.loss,
+        textconv.init(KEY, 4, (2,), 5, 4, vocab=12, dtype=F64),
+        {"x": WORDS, "y": Y, "weights": RNG.random(N)},
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def ordinary_promotion():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def mesh_of(devices):
+    if devices > jax.device_count():
+        pytest.skip(f"{jax.device_count()} devices here")
+    return jax.make_mesh((devices,), ("batch",), devices=jax.devices()[:devices]) if devices else None
+
+
+def fit(name, devices, **options):
+    loss, net, data = NETS[name]
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.02))
+    given = {"epochs": 2, "batch": 11, "seed": 1} | options
+    return train.fit(given.pop("loss", loss), net, data, optimizer, mesh=mesh_of(devices), **given)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])  # 11 examples of a batch: shares are equal on one alone
+@pytest.mark.parametrize("name", NETS)
+def test_as_on_one_device(name, devices):
+    one, many = fit(name, 0), fit(name, devices)
+    assert_close(many.params, one.params, 100 * tolerance(F64))  # Adam divides by what is small
+    losses = [[entry["loss"] for entry in fitted.history] for fitted in (many, one)]
+    np.testing.assert_allclose(*losses, rtol=1e-12)
+
+
+@pytest.mark.parametrize("batch", [3, 16])  # fewer examples than devices, and shares that are equal
+def test_any_batch(batch):
+    assert_close(fit("rnn, every step", 8, batch=batch).params, fit("rnn, every step", 0, batch=batch).params, 1e-11)
+
+
+def test_rows_of_a_table():
+    """A row that won on one device alone moves on all of them."""
+    one, two = (fit("textconv", devices, rows={"E": "x"}) for devices in (0, 2))
+    assert_close(two.params, one.params, 100 * tolerance(F64))
+
+
+def test_every_device_has_the_same_bits():
+    for a in jax.tree.leaves(fit("textconv", 8).state.params):
+        first, *others = (np.asarray(shard.data) for shard in a.addressable_shards)
+        assert len(others) == 7
+        for other in others:
+            np.testing.assert_array_equal(first, other)
+
+
+def test_half_precision_sums_wide():
+    loss, net, data = NETS["dense"]
+    net = jax.tree.map(lambda a: a.astype(jnp.bfloat16), net)
+    data = {"x": data["x"].astype(jnp.bfloat16), "y": data["y"]}
+    found = [
+        train.fit(loss, net, data, optax.sgd(0.1), epochs=1, batch=22, mesh=mesh_of(devices)).params
+        for devices in (0, 8)
+    ]
+    assert {a.dtype for a in jax.tree.leaves(found)} == {jnp.dtype(jnp.bfloat16)}
+    assert_close(found[1], found[0], tolerance(jnp.bfloat16))
+
+
+def test_goes_on_with_another_number_of_devices(tmp_path):
+    data = NETS["dense"][2]
+    options = {"validation": data, "predict": dense.predict, "monitor": "accuracy"}
+    fit("dense", 2, out=tmp_path, epochs=1, **options)
+    resumed, whole = fit("dense", 4, out=tmp_path, epochs=3, **options), fit("dense", 0, epochs=3, **options)
+    assert_close(resumed.state.params, whole.state.params, 1e-11)
+    assert [entry["epoch"] for entry in resumed.history] == [1, 2, 3]
+
+
+def test_same_bits_again_and_by_blocks():
+    assert_same(fit("rnn, last step", 2).params, fit("rnn, last step", 2, budget=300, at_once=1).params)
+
+
+def test_dropout_is_each_shares_own_and_the_same_each_run():
+    loss = partial(textconv.loss, drop=0.5)
+    assert_same(fit("textconv", 2, loss=loss).params, fit("textconv", 2, loss=loss).params)
+    with pytest.raises(AssertionError):
+        assert_close(fit("textconv", 2, loss=loss).params, fit("textconv", 0, loss=loss).params, 1e-6)
+
+
+def test_scores_by_all_devices():
+    _, net, data = NETS["rnn, every step"]
+    spread = train._mesh.replicated(net, mesh_of(4))
+    for batch in (3, 100):
+        found, one = (train.scores(rnn.loss, None, params, data, batch=batch) for params in (spread, net))
+        assert found == one
+    np.testing.assert_array_equal(
+        train.predictions(partial(rnn.predict, every_step=True), spread, data, 3),
+        train.predictions(partial(rnn.predict, every_step=True), net, data, 3),
+    )
+
+
+def test_a_loss_that_knows_nothing_of_devices():
+    """Autodiff of a scan that starts from plain zeros, which `shard_map` with its checks would refuse."""
+    _, net, data = NETS["rnn, last step"]
+
+    def loss(p, x, y):
+        h, _ = jax.lax.scan(
+            lambda h, x_t: (jnp.tanh(x_t @ p.U + h @ p.W), None), jnp.zeros((len(x), 5)), x.swapaxes(0, 1)
+        )
+        return optax.softmax_cross_entropy_with_integer_labels(h @ p.V, y).mean()
+
+    del data["lengths"]
+    one, two = (
+        train.fit(loss, net, data, optax.sgd(0.1), epochs=1, batch=10, mesh=mesh_of(devices)) for devices in (0, 2)
+    )
+    assert_close(two.params, one.params, tolerance(F64))
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        (2, r"mesh must be a mesh of devices, as jax.make_mesh.*got int"),
+        (((2, 2), ("a", "b")), "mesh must be a mesh of one axis; got axes a, b"),
+    ],
+)
+def test_what_is_no_mesh_of_one_axis(mesh, message):
+    loss, net, data = NETS["dense"]
+    mesh = jax.make_mesh(*mesh) if isinstance(mesh, tuple) else mesh
+    with pytest.raises((TypeError, ValueError), match=message):
+        train.fit(loss, net, data, optax.sgd(0.1), epochs=1, mesh=mesh)
