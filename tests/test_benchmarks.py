@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import dense, epochs, gated, rnn, textconv, timing
+from benchmarks import dense, devices, epochs, gated, rnn, textconv, timing
 from helpers import assert_close, tolerance
 
 WORKS = {
@@ -133,3 +133,19 @@ def test_epochs_train_the_same_net():
     found = epochs.measured(epochs.Task(20, 5, contestants), rounds=2)
     assert found["ratios"]["ours"] == 1
     assert found["steps"] == 4
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="there is one device here")
+def test_on_any_number_of_devices(monkeypatch):
+    """Everybody computes the same loss and gradient; each is timed."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("batch",))
+    contestants = devices.steps(4, 5, 3, 6, mesh)
+    assert len(contestants) == 6
+    first, *others = (run() for run in contestants.values())
+    for other in others:
+        assert_close(other, first, tolerance(jnp.float32))
+    row = devices.measured("step", contestants, 0.0)
+    assert row["devices"] == 2
+    assert row["of ours on one"] > 0
+    monkeypatch.setattr(devices, "EPOCH", (24, 2, 4, 3, 6))
+    assert devices.measured("epoch", devices.epochs(mesh), 0.0)["of jax.grad on one"] > 0
