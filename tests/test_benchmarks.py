@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import dense, devices, epochs, gated, rnn, textconv, timing
+from benchmarks import dense, devices, epochs, gated, memory, rnn, textconv, timing
 from helpers import assert_close, tolerance
 
 WORKS = {
@@ -149,3 +149,13 @@ def test_on_any_number_of_devices(monkeypatch):
     assert row["of ours on one"] > 0
     monkeypatch.setattr(devices, "EPOCH", (24, 2, 4, 3, 6))
     assert devices.measured("epoch", devices.epochs(mesh), 0.0)["of jax.grad on one"] > 0
+
+
+def test_memory_grows_slower_than_the_root(tmp_path):
+    """Bytes are counted, not timed, so that they can be held to it: from 10⁵ to 10⁶ steps less than the root of ten."""
+    found = memory.rows((100_000, 1_000_000))
+    last = [row["bytes"] for row in found if row["what"] == "last step"]
+    assert last[1]["ours"] < 10**0.5 * last[0]["ours"]
+    assert all(row["bytes"]["ours"] * 20 < row["bytes"]["jax.grad"] for row in found)
+    memory.draw(found, tmp_path / "memory.png")
+    assert (tmp_path / "memory.png").stat().st_size > 10_000
