@@ -2,10 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from helpers import assert_close, tolerance
 from jaxnets import dense, gated, rnn, textconv
+from jaxnets.train import _mesh
+from jaxnets.train._steps import runner, start
 
 KEY = jax.random.key(0)
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -50,3 +54,19 @@ def test_what_was_exported_runs(name):
     value, grads = exported.call(*args)
     want, want_grads = f(*args)
     assert_close((value, grads), (want, want_grads), tolerance(jnp.float32))
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="there are fewer than eight devices here")
+@pytest.mark.parametrize("name", NETS)
+def test_training_over_eight_devices_lowers_everywhere(name):
+    """Steps of `fit(mesh=…)`: a batch of six, so that shares are equal on none."""
+    loss, (net, *data) = nets(jnp.float32)[name]
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]), ("batch",))
+    named = dict(zip(("x", "y", "lengths", "h0") if name != "gated" else ("x", "eta", "y"), data, strict=False))
+    run = runner(lambda p, **batch: loss(p, *(batch[k] for k in named)), optax.sgd(0.1), {}, False, mesh)
+    order = jnp.zeros((2, 6), jnp.int32)
+    args = _mesh.replicated((start(net, optax.sgd(0.1), 0), named, order), mesh)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        exported = jax.export.export(run, platforms=PLATFORMS)(*args)
+    assert exported.nr_devices == 8
+    assert exported.platforms == PLATFORMS
