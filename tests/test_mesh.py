@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from helpers import assert_close, assert_same, tolerance
 from jaxnets import dense, gated, rnn, textconv, train
@@ -153,6 +155,38 @@ def test_a_loss_that_knows_nothing_of_devices():
         train.fit(loss, net, data, optax.sgd(0.1), epochs=1, batch=10, mesh=mesh_of(devices)) for devices in (0, 2)
     )
     assert_close(two.params, one.params, tolerance(F64))
+
+
+WIDE = {
+    "rnn": (
+        rnn.loss,
+        rnn.init(KEY, 3, 64, 4, dtype=F64),
+        rnn.Params(U=P(None, "h"), W=P(None, "h"), b=P("h"), V=P("h", None), c=P()),
+        X,
+    ),
+    "dense": (
+        dense.loss,
+        dense.init(KEY, sizes=(3, 64, 64, 4), dtype=F64),
+        dense.Params(W=(P(None, "h"), P("h", None), P()), b=(P("h"), P(), P())),
+        X[:, 0],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_hidden_units_split_over_devices(name):
+    """By annotations alone: each device has its part of the parameters, and of the gradient."""
+    loss, net, specs, x = WIDE[name]
+    mesh = jax.make_mesh((4,), ("h",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    split = jax.device_put(net, shardings)
+    x, y = jax.device_put((x, Y), NamedSharding(mesh, P()))
+    f = jax.jit(jax.value_and_grad(loss), out_shardings=(None, shardings)).lower(split, x, y).compile()
+    alone = jax.jit(jax.value_and_grad(loss)).lower(net, np.asarray(x), np.asarray(y)).compile()
+    assert_close(f(split, x, y), alone(net, np.asarray(x), np.asarray(y)), tolerance(F64))
+    there, whole = f.memory_analysis(), alone.memory_analysis()
+    assert there.argument_size_in_bytes < whole.argument_size_in_bytes / 2
+    assert there.output_size_in_bytes < whole.output_size_in_bytes / 2
 
 
 @pytest.mark.parametrize(
