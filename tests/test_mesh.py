@@ -1,6 +1,6 @@
 """Training on several devices comes to what one device comes to, to the rounding of sums in another order."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -68,10 +68,15 @@ def fit(name, devices, **options):
     return train.fit(given.pop("loss", loss), net, data, optimizer, mesh=mesh_of(devices), **given)
 
 
+@cache
+def fit_on_one(name):
+    return fit(name, 0)
+
+
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])  # 11 examples of a batch: shares are equal on one alone
 @pytest.mark.parametrize("name", NETS)
 def test_as_on_one_device(name, devices):
-    one, many = fit(name, 0), fit(name, devices)
+    one, many = fit_on_one(name), fit(name, devices)
     assert_close(many.params, one.params, 100 * tolerance(F64))  # Adam divides by what is small
     losses = [[entry["loss"] for entry in fitted.history] for fitted in (many, one)]
     np.testing.assert_allclose(*losses, rtol=1e-12)
