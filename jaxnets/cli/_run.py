@@ -43,6 +43,11 @@ class Config(NamedTuple):
         return _nets.predict_of(self.net, self.recipe.every_step)
 
     @property
+    def shapes(self) -> Any:
+        """Of the parameters."""
+        return jax.eval_shape(partial(_nets.make, self.net, self.sizes, 0))
+
+    @property
     def name(self) -> str:
         return f"{self.net} on {self.source.short}"
 
@@ -113,8 +118,7 @@ def best(folder: str | Path, config: Config) -> Any:
         raise ValueError(f"{folder}: has no checkpoint yet; `jaxnets resume {folder}` goes on with the training")
     arrays, _, path = kept
     named = {name.removeprefix("best."): a for name, a in arrays.items() if name.startswith("best.")}
-    like = jax.eval_shape(partial(_nets.make, config.net, config.sizes, 0))
-    return _checkpoint.as_in(like, named, path)
+    return _checkpoint.as_in(config.shapes, named, path)
 
 
 def fit(

@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
     def resume() -> int:
         _devices.prepare(options.devices)
         config = _run.config_of(options.dir)
-        return train.run(config, _run.data_of(config), Path(options.dir), options.json, options.devices)
+        mesh = _devices.mesh(options.devices, config.shapes)
+        return train.run(config, _run.data_of(config), Path(options.dir), options.json, mesh)
 
     return guarded(resume, options.json)

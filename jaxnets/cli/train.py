@@ -110,7 +110,8 @@ def _train(options: Options) -> int:
         raise ValueError(f"there is no net {options.net!r}; {hint}There are {', '.join(_nets.NETS)}")
     _devices.prepare(options.devices)
     config, found = plan(options)
-    return run(config, found, options.out, options.json, options.devices)
+    mesh = _devices.mesh(options.devices, config.shapes)
+    return run(config, found, _run.new_folder(config, options.out), options.json, mesh)
 
 
 def plan(options: Options) -> tuple[_run.Config, Any]:
@@ -130,12 +131,9 @@ def plan(options: Options) -> tuple[_run.Config, Any]:
     return _run.Config(net, sizes, settings, source, _sources.digest(found), recipe), found
 
 
-def run(config: _run.Config, found: Any, out: str | Path, as_json: bool, devices: str) -> int:
-    """Train in a folder (a new one, if it is not yet one), and say what came of it. What is begun there but has learned
-    nothing is taken away again."""
+def run(config: _run.Config, found: Any, folder: Path, as_json: bool, mesh: Any) -> int:
+    """Train in a folder, and say what came of it. What is begun there but has learned nothing is taken away again."""
     begun = time.perf_counter()
-    mesh = _devices.mesh(devices, jax.eval_shape(partial(_nets.make, config.net, config.sizes, 0)))
-    folder = out if isinstance(out, Path) else _run.new_folder(config, out)
     new = not (folder / _run.CONFIG).exists()
     with stopping() as stop:
         try:
