@@ -18,32 +18,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.rnn import plain
-from benchmarks.timing import interleaved
+from benchmarks import rnn as rnn_works
+from benchmarks.timing import OURS, interleaved
 from jaxnets import rnn
 from jaxnets.check._progress import progress
 from jaxnets.train import _mesh
 from jaxnets.train._steps import runner, start
 
-SIZES = (
-    (784, 32, 1, 128),
-    (256, 64, 128, 256),
-    (28, 128, 28, 128),
-    (784, 128, 1, 128),
-    (128, 32, 128, 512),
-    (100, 64, 256, 1024),
-)
-CLASSES = 10
-PLAIN = {"x U in the loop": False, "x U before the loop": True}
+SIZES = tuple(size for size in rnn_works.SIZES if size[1] >= 32)  # of batches that are worth splitting
 EPOCH = (60_000, 50, 28, 28, 128)  # examples, batch, T, D, H: rows of MNIST, by their shapes
 
 
-def steps(T: int, B: int, D: int, H: int, mesh: jax.sharding.Mesh) -> dict[str, Callable[[], Any]]:
+def steps(T: int, B: int, D: int, H: int, mesh: jax.sharding.Mesh) -> dict[Any, Callable[[], Any]]:
     """Loss and gradient, last step scored: on one device, and on the mesh."""
-    params = rnn.init(jax.random.key(0), D, H, CLASSES)
-    x = jax.random.normal(jax.random.key(1), (B, T, D))
-    y = jax.random.randint(jax.random.key(2), (B,), 0, CLASSES)
-    losses = {"ours": rnn.loss} | {f"jax.grad, {name}": partial(plain, hoisted=h) for name, h in PLAIN.items()}
+    work = rnn_works._work(T, B, D, H, every=False)
+    params, (x, (y,)) = work.params, work.data
+    losses = {name: loss for (name, framework), loss in work.losses.items() if framework in (OURS, "jax")}
 
     def spread(loss, params, x, y):
         return _mesh.value_and_grad(loss, params, lambda at: {"x": x[at], "y": y[at]}, B, None, mesh)
@@ -56,7 +46,7 @@ def steps(T: int, B: int, D: int, H: int, mesh: jax.sharding.Mesh) -> dict[str, 
     return found
 
 
-def epochs(mesh: jax.sharding.Mesh) -> dict[str, Callable[[], Any]]:
+def epochs(mesh: jax.sharding.Mesh) -> dict[Any, Callable[[], Any]]:
     """A sixth of an epoch of training, with Adam, as `fit` runs it."""
     N, B, T, D, H = EPOCH
     given = {"x": np.zeros((N, T, D), np.float32), "y": np.zeros(N, np.int32)}
@@ -64,9 +54,9 @@ def epochs(mesh: jax.sharding.Mesh) -> dict[str, Callable[[], Any]]:
     adam = optax.adam(1e-3)
     order = jnp.asarray(np.random.default_rng(0).permutation(N)[: N // 6].reshape(-1, B))
     found = {}
-    for name, loss in {"ours": rnn.loss, "jax.grad, x U in the loop": partial(plain, hoisted=False)}.items():
+    for name, loss in {OURS: rnn.loss, "x U in the loop": partial(rnn_works.plain, hoisted=False)}.items():
         for where in (None, mesh):
-            net = rnn.init(jax.random.key(0), D, H, CLASSES)
+            net = rnn.init(jax.random.key(0), D, H, rnn_works.CLASSES)
             run, state = runner(loss, adam, {}, False, where), _mesh.replicated(start(net, adam, 0), where)
             there = _mesh.replicated(given, where)
             found[name, 1 if where is None else mesh.size] = _Epoch(run, state, there, order)
@@ -97,18 +87,18 @@ def measured(title: str, contestants: dict[Any, Callable[[], Any]], seconds: flo
     many = max(n for _, n in times)
 
     def over_ours(who: Any) -> float:
-        return float(np.median(times[who] / times["ours", many]))
+        return float(np.median(times[who] / times[OURS, many]))
 
     def best(n: int) -> float:
-        return min(over_ours(who) for who in times if who[0] != "ours" and who[1] == n)
+        return min(over_ours(who) for who in times if who[0] != OURS and who[1] == n)
 
     return {
         "what": title,
         "devices": many,
-        "rounds": len(times["ours", 1]),
+        "rounds": len(times[OURS, 1]),
         "median_ms": {f"{name}, {n}": float(np.median(t)) * 1e3 for (name, n), t in times.items()},
         "of jax.grad on one": best(1),
-        "of ours on one": over_ours(("ours", 1)),
+        "of ours on one": over_ours((OURS, 1)),
         "of jax.grad on as many": best(many),
     }
 
@@ -135,7 +125,7 @@ def main() -> int:
             continue
         sys.stderr.write("\r\033[K" if sys.stderr.isatty() else "")
         print(
-            f"{title:<24}{row['median_ms'][f'ours, {mesh.size}']:>9.1f}{row['of ours on one']:>9.2f}"
+            f"{title:<24}{row['median_ms'][f'{OURS}, {mesh.size}']:>9.1f}{row['of ours on one']:>9.2f}"
             f"{row['of jax.grad on one']:>13.2f}{row['of jax.grad on as many']:>13.2f}{row['rounds']:>8}",
             flush=True,
         )

@@ -3,7 +3,7 @@
     python -m benchmarks.tasks [TASK …] [--data FOLDER] [--json]
 
 Data lie in the folder that JAXNETS_DATA names. Early stopping sees only a part of the training set; the test set is
-scored once, at the end.
+scored once, at the end. Where nothing is held out, the number of epochs was chosen beforehand, on the first folds.
 """
 
 import argparse

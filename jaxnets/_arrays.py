@@ -22,6 +22,7 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def rows(table: jax.Array, ids: jax.Array) -> jax.Array:
     """`table[ids]`, and rows of NaN for numbers outside the table (negative ones do not count from the end)."""
+    table = jnp.asarray(table)  # under `jax.grad` an array of NumPy's comes as it is
     return table.at[_outside_is_beyond(table.shape[0], ids)].get(mode="fill", fill_value=jnp.nan)
 
 

@@ -119,6 +119,21 @@ def test_all_rows_padded(net):
         assert all((g == 0).all() for g in jax.tree.leaves(grads))
 
 
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("net", NETS)
+def test_arrays_of_numpy(net, tokens):
+    """As they come from a file: `jax.grad`, not jitted, hands them to the rule as they are."""
+    module, params, inputs, y = draw(net, 1)
+    if tokens:
+        if net not in ("rnn", "textconv"):
+            return
+        inputs = [np.arange(28).reshape(4, 7) % 3]
+        params = params if net == "rnn" else textconv.init(KEY, 4, (2,), 5, vocab=3, dtype=F64)
+    gradients = jax.grad(module.loss, argnums=0 if tokens else (0, 1))
+    as_numpy = jax.tree.map(np.asarray, (params, *inputs, y))
+    assert_close(gradients(*as_numpy), gradients(params, *inputs, y), tolerance(F64))
+
+
 def test_debugging_of_nan_stays_quiet():
     """`jax_debug_nans` finds nothing in clean data: no NaN is made and thrown away on the way."""
     with jax.debug_nans(True):

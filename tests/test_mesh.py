@@ -155,11 +155,37 @@ def test_a_loss_that_knows_nothing_of_devices():
         )
         return optax.softmax_cross_entropy_with_integer_labels(h @ p.V, y).mean()
 
-    del data["lengths"]
+    data = {"x": data["x"], "y": data["y"]}
     one, two = (
         train.fit(loss, net, data, optax.sgd(0.1), epochs=1, batch=10, mesh=mesh_of(devices)) for devices in (0, 2)
     )
     assert_close(two.params, one.params, tolerance(F64))
+
+
+def test_what_comes_out_is_as_usual():
+    """Whatever kind of axes the mesh has; with data that lie on one device, and with arrays of one device beside."""
+    loss, _, data = NETS["textconv"]
+    params = fit("textconv", 2).params
+    there = jax.device_put(data, jax.devices()[0])
+    assert_close(
+        jax.grad(loss)(params, **data), jax.grad(loss)(jax.tree.map(np.asarray, params), **data), tolerance(F64)
+    )
+    assert train.scores(loss, None, params, there, batch=5) == train.scores(loss, None, params, data, batch=5)
+    mixed = params._replace(c=jnp.asarray(np.asarray(params.c)))
+    assert_close(train.scores(loss, None, mixed, data), train.scores(loss, None, params, data), tolerance(F64))
+    on_one = train.fit(loss, params, data, optax.sgd(0.1), epochs=1, batch=11).params
+    for budget in (2**30, 300):
+        two = train.fit(loss, params, there, optax.sgd(0.1), epochs=1, batch=11, mesh=mesh_of(2), budget=budget).params
+        assert_close(two, on_one, tolerance(F64))
+
+
+@pytest.mark.parametrize("name", ["dense", "rnn, every step, weights"])
+def test_a_loss_that_is_no_mean_is_refused(name):
+    """A sum over examples would come out as a mean of sums."""
+    loss, net, data = NETS[name]
+    options = {"epochs": 1, "batch": 8, "mesh": mesh_of(2)}
+    with pytest.raises(ValueError, match=r"loss must be a mean over examples.* got one whose halves"):
+        train.fit(partial(loss, reduction="sum"), net, data, optax.sgd(0.1), **options)
 
 
 WIDE = {

@@ -17,7 +17,7 @@ from jaxnets._chunks import near_divisor
 from jaxnets._shapes import Call
 from jaxnets.train._checkpoint import as_in, newest, save
 from jaxnets.train._examples import buckets_of, size
-from jaxnets.train._mesh import replicated
+from jaxnets.train._mesh import is_mean, replicated
 from jaxnets.train._scores import scores
 from jaxnets.train._steps import TrainState, marks_of, runner, start
 
@@ -121,9 +121,12 @@ def fit(
     beside = {name: buckets_of(call, f"also[{name!r}]", loss, given) for name, given in (also or {}).items()}
     key = inspect.signature(loss).parameters.get("key")
     _check_watching(call, held_out, monitor, predict, patience, key)
-    _check_mesh(call, mesh)
+    mesh = _checked_mesh(call, mesh)
     state, rows = start(params, optimizer, seed), dict(rows or {})
     _check_rows(call, rows, state, optimizer, buckets)
+    if mesh is not None and (key is None or key.default is not key.empty) and not is_mean(loss, params, buckets[0]):
+        expected = "a mean over examples, over valid steps, or by weights, where there is a mesh"
+        call.fail(ValueError, "loss", expected, "one whose halves of a batch do not make the whole")
     plan = _plan(call, buckets, batch, at_once, budget, mesh)
     settings = {"seed": seed, "batch": batch, "examples": plan.sizes, "validation": bool(held_out), "rows": rows}
     run = _Run(plan.steps, state, held_out is not None, out, settings, mesh)
@@ -314,7 +317,8 @@ def _plan(
     turns = steps if len(buckets) == 1 else [near_divisor(s, min(TURN, s)) for s in steps]
     most = max(steps) if at_once is None else call.size("at_once", at_once)
     bytes_ = [sum(a.nbytes for a in bucket.values()) for bucket in buckets]
-    if sum(bytes_) <= call.size("budget", budget):
+    there_already = all(isinstance(a, jax.Array) for bucket in buckets for a in bucket.values())
+    if sum(bytes_) <= call.size("budget", budget) or (there_already and mesh is not None):
         for bucket in buckets:
             bucket.update({name: replicated(a, mesh) for name, a in bucket.items()})
         return _Plan(sizes, batches, turns, [most] * len(sizes))
@@ -350,14 +354,16 @@ def _check_watching(call: Call, held_out: Any, monitor: str, predict: Any, patie
         call.fail(TypeError, "loss", "one whose key has a default, for validation", "one that always needs a key")
 
 
-def _check_mesh(call: Call, mesh: Mesh | None) -> None:
+def _checked_mesh(call: Call, mesh: Mesh | None) -> Mesh | None:
+    """With axes of the automatic kind: parameters that come out are then arrays like others."""
     if mesh is None:
-        return
+        return None
     if not isinstance(mesh, Mesh):
         expected = 'a mesh of devices, as jax.make_mesh((2,), ("batch",)) is'
         call.fail(TypeError, "mesh", expected, type(mesh).__name__)
     if len(mesh.axis_names) != 1:
         call.fail(ValueError, "mesh", "a mesh of one axis", f"axes {', '.join(map(str, mesh.axis_names))}")
+    return Mesh(mesh.devices, mesh.axis_names)
 
 
 def _check_rows(

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -24,12 +25,21 @@ def replicated(tree: Any, mesh: Mesh | None) -> Any:
 
 
 def copies(tree: Any) -> list[Any]:
-    """A replicated tree as one on each device; a tree of one device as it is."""
+    """A replicated tree as one on each device; any other tree as it is."""
     leaves, structure = jax.tree.flatten(tree)
-    spread = [[shard.data for shard in a.addressable_shards] for a in leaves if isinstance(a, jax.Array)]
-    if not leaves or len(spread) < len(leaves) or not all(a.is_fully_replicated for a in leaves):
+    if not all(isinstance(a, jax.Array) and a.is_fully_replicated for a in leaves):
         return [tree]
-    return [structure.unflatten(each) for each in zip(*spread, strict=True)]
+    if len({frozenset(a.devices()) for a in leaves}) != 1:
+        return [tree]
+    return [
+        structure.unflatten(each)
+        for each in zip(*([s.data for s in a.addressable_shards] for a in leaves), strict=True)
+    ]
+
+
+def beside(data: Any, tree: Any) -> Any:
+    """Data on the device that a tree of one device is on."""
+    return jax.device_put(data, next(iter(jax.tree.leaves(tree)[0].devices())))
 
 
 def on_all(run: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
@@ -71,6 +81,19 @@ def value_and_grad(
     by = jnp.where(scored == 0, 1, scored)
     mean = jax.tree.map(lambda a: a / by.astype(a.dtype), (value, grads))
     return mean[0], jax.tree.map(lambda g, p: g.astype(p.dtype), mean[1], params)
+
+
+def is_mean(loss: Callable[..., jax.Array], params: Any, data: dict[str, Any]) -> bool:
+    """Whether the loss of a few examples is the mean of their halves' losses, by what is scored of each; a loss that is
+    no number may be anything."""
+    few = min(len(next(iter(data.values()))), 32) // 2 * 2
+    parts = [slice(0, few), slice(0, few // 2), slice(few // 2, few)] if few else []
+    batches = [{name: np.asarray(a[part]) for name, a in data.items()} for part in parts]  # wherever they are
+    losses = np.array([float(jax.jit(loss)(params, **batch)) for batch in batches])
+    if not few or not np.isfinite(losses).all():
+        return True
+    whole, *halves = (float(_scored(batch, len(next(iter(batch.values()))))) for batch in batches)
+    return bool(np.isclose(losses[0] * whole, np.dot(losses[1:], halves), rtol=1e-3, atol=1e-6 * max(whole, 1)))
 
 
 def _scored(batch: dict[str, Any], examples: int) -> jax.Array:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnets._shapes import Call
 from jaxnets.train._examples import buckets_of, size
-from jaxnets.train._mesh import copies
+from jaxnets.train._mesh import beside, copies
 
 
 def scores(
@@ -79,7 +79,8 @@ def _each(
     """`f` of each batch, in order, and the batch; parameters on several devices are all at work."""
     there, waiting = copies(params), deque()
     for i, piece in enumerate(_batches(data, batch)):
-        waiting.append((f(there[i % len(there)], **piece), piece))
+        mine = there[i % len(there)]
+        waiting.append((f(mine, **(beside(piece, mine) if len(there) > 1 else piece)), piece))
         if len(waiting) > len(there):
             yield waiting.popleft()
     yield from waiting
