@@ -35,14 +35,19 @@ def steps(T: int, B: int, D: int, H: int, mesh: jax.sharding.Mesh) -> dict[Any, 
     params, (x, (y,)) = work.params, work.data
     losses = {name: loss for (name, framework), loss in work.losses.items() if framework in (OURS, "jax")}
 
-    def spread(loss, params, x, y):
-        return _mesh.value_and_grad(loss, params, lambda at: {"x": x[at], "y": y[at]}, B, None, mesh)
+    data, order = {"x": x, "y": y}, _mesh.placed(_mesh.shares(np.arange(B, dtype=np.int32)[None], mesh), mesh)
+
+    def spread(loss, params, data, order):
+        mine = jnp.concatenate(order, -1)[0]
+        return _mesh.value_and_grad(
+            loss, params, {name: a[mine] for name, a in data.items()}, order.rest.size, None, mesh
+        )
 
     found = {}
     for name, loss in losses.items():
         found[name, 1] = _ready(jax.value_and_grad(loss), params, x, y)
-        on_all = _mesh.on_all(partial(spread, loss), mesh)
-        found[name, mesh.size] = _ready(on_all, *_mesh.replicated((params, x, y), mesh))
+        on_all = _mesh.on_all(partial(spread, loss), mesh, False)
+        found[name, mesh.size] = _ready(on_all, *_mesh.replicated((params, data), mesh), order)
     return found
 
 
@@ -52,13 +57,14 @@ def epochs(mesh: jax.sharding.Mesh) -> dict[Any, Callable[[], Any]]:
     given = {"x": np.zeros((N, T, D), np.float32), "y": np.zeros(N, np.int32)}
     given["x"][:] = np.random.default_rng(0).random((T, D), np.float32)
     adam = optax.adam(1e-3)
-    order = jnp.asarray(np.random.default_rng(0).permutation(N)[: N // 6].reshape(-1, B))
+    picked = np.random.default_rng(0).permutation(N)[: N // 6].reshape(-1, B).astype(np.int32)
     found = {}
     for name, loss in {OURS: rnn.loss, "x U in the loop": partial(rnn_works.plain, hoisted=False)}.items():
         for where in (None, mesh):
             net = rnn.init(jax.random.key(0), D, H, rnn_works.CLASSES)
             run, state = runner(loss, adam, {}, False, where), _mesh.replicated(start(net, adam, 0), where)
             there = _mesh.replicated(given, where)
+            order = jnp.asarray(picked) if where is None else _mesh.placed(_mesh.shares(picked, where), where)
             found[name, 1 if where is None else mesh.size] = _Epoch(run, state, there, order)
     return found
 

@@ -61,11 +61,15 @@ def mesh_of(devices):
     return jax.make_mesh((devices,), ("batch",), devices=jax.devices()[:devices]) if devices else None
 
 
-def fit(name, devices, **options):
+def trained(name, mesh, **options):
     loss, net, data = NETS[name]
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.02))
     given = {"epochs": 2, "batch": 11, "seed": 1} | options
-    return train.fit(given.pop("loss", loss), net, data, optimizer, mesh=mesh_of(devices), **given)
+    return train.fit(given.pop("loss", loss), net, data, optimizer, mesh=mesh, **given)
+
+
+def fit(name, devices, **options):
+    return trained(name, mesh_of(devices), **options)
 
 
 @cache
@@ -73,7 +77,7 @@ def fit_on_one(name):
     return fit(name, 0)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])  # 11 examples of a batch: shares are equal on one alone
+@pytest.mark.parametrize("devices", [1, 2, 3, 4, 8])  # 11 examples of a batch: shares are equal on one alone
 @pytest.mark.parametrize("name", NETS)
 def test_as_on_one_device(name, devices):
     one, many = fit_on_one(name), fit(name, devices)

@@ -62,7 +62,7 @@ def test_every_example_has_its_turn_and_no_epoch_is_like_another():
         fitted = train.fit(loss, jnp.zeros(()), (numbers,), optax.sgd(1.0), epochs=epochs, batch=3)
         assert float(fitted.params) == 4095 * epochs
     orders = [_fit._Plan([12], [3], [4], [4]).pieces([{}], KEY, epoch, 0) for epoch in (0, 1)]
-    first, second = (np.asarray(next(order)[1]) for order in orders)
+    first, second = (next(order).picked for order in orders)
     assert sorted(first.ravel()) == list(range(12))
     assert (first != second).any()
 

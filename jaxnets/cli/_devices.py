@@ -25,14 +25,17 @@ def prepare(asked: str) -> None:
 
 
 def mesh(asked: str, params: Any) -> Mesh | None:
-    """The devices of a run with such parameters; None for one."""
-    there, count = jax.devices(), number(asked)
+    """The devices of a run with such parameters, of several processes so many of each; None for one."""
+    there, count = jax.local_devices(), number(asked)
     if count > len(there):
         raise ValueError(f"--devices must be at most {len(there)} here; got {count}")
     if not count:
         small = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(params)) <= IN_CACHE
         on_cpu = there[0].platform == "cpu"
         count = (min(_cores(), len(there)) if small else 1) if on_cpu else len(there)
+    if jax.process_count() > 1:  # so many of each process
+        of_process = [[d for d in jax.devices() if d.process_index == p] for p in range(jax.process_count())]
+        return Mesh(np.array([d for devices in of_process for d in devices[:count]]), ("batch",))
     return None if count == 1 else Mesh(np.array(there[:count]), ("batch",))
 
 

@@ -16,7 +16,7 @@ from jaxnets import train
 from jaxnets._chunks import near_divisor
 from jaxnets.cli import _nets, _recipes, _sources
 from jaxnets.cli._guard import Stop
-from jaxnets.train import _checkpoint
+from jaxnets.train import _checkpoint, _processes
 from jaxnets.train._examples import size
 
 FORMAT = "jaxnets run 1"
@@ -52,6 +52,12 @@ class Config(NamedTuple):
         return f"{self.net} on {self.source.short}"
 
     @property
+    def command(self) -> str:
+        """What was asked for, wherever the data lie."""
+        asked = self.net, self.sizes, self.options, self.source._replace(paths=()), _recipes.to_json(self.recipe)
+        return json.dumps(asked)
+
+    @property
     def title(self) -> str:
         """For pictures."""
         return self.name + (", by autodiff" if self.options["by"] == "autodiff" else "")
@@ -79,13 +85,19 @@ class Ended(NamedTuple):
     interrupted: bool
 
 
-def config_of(folder: str | Path) -> Config:
-    """Of the run in a folder."""
+def content_of(folder: str | Path) -> bytes:
+    """The config of the run in a folder, as it is written."""
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: no run is there (it has no {CONFIG})")
+    return path.read_bytes()
+
+
+def config_of(folder: str | Path, content: bytes | None = None) -> Config:
+    """Of the run in a folder, or what was read there."""
+    path = Path(folder) / CONFIG
     try:
-        told = json.loads(path.read_bytes())
+        told = json.loads(content_of(folder) if content is None else content)
         if told["format"] != FORMAT:
             raise ValueError(f"its format is {told['format']!r}, expected {FORMAT!r}")
         given = _recipes.as_tuples(told)
@@ -137,12 +149,12 @@ def fit(
     sample = recipe.data(found, rest[: len(part)], config.source, strict=False)  # scored as the held-out part is
     buckets = _as_list(training)
     steps = sum(size(bucket) // min(options["batch"], size(bucket)) for bucket in buckets)
-    last = False
+    last, writes = False, _processes.writes(mesh)
 
     def seen(progress: train.Progress) -> bool:
         nonlocal last
         last = progress.entry is not None and progress.epoch == options["epochs"]
-        if progress.entry is not None:
+        if progress.entry is not None and writes:
             _write_metrics(folder, progress.history)
         watch(progress)
         return stop.asked
@@ -166,8 +178,10 @@ def fit(
         at_once=near_divisor(steps, AT_ONCE) if len(buckets) == 1 else 2 * AT_ONCE,  # one length, compiled once
         mesh=mesh,
     )
-    _write_metrics(folder, fitted.history)
-    return Ended(fitted.params, fitted.history, validation, stop.asked and not last)
+    if writes:
+        _write_metrics(folder, fitted.history)
+    asked = _processes.any_of(stop.asked) if _processes.several(mesh) else stop.asked
+    return Ended(fitted.params, fitted.history, validation, asked and not last)
 
 
 def summary(ended: Ended, config: Config) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import tyro
 
-from jaxnets.cli import _devices, _run, train
-from jaxnets.cli._guard import guarded
+from jaxnets.cli import _devices, _processes, _run, train
 from jaxnets.cli._options import parse, said
+from jaxnets.train import _processes as between
 
 ABOUT = """\
 Go on with a run that was interrupted, from its last checkpoint: it ends with the same bits as if it never had been
@@ -17,7 +17,8 @@ Go on with a run that was interrupted, from its last checkpoint: it ends with th
 
     jaxnets resume runs/rnn-digits-1
 
-Net, options and data are those of its config.json; data that have changed since are refused.
+Net, options and data are those of its config.json; data that have changed since are refused. Of several processes
+(--coordinator) the first alone needs DIR, and each the data.
 
 Exit code: 0 trained, 2 it could not be, 130 interrupted again."""
 
@@ -30,6 +31,12 @@ class Options:
     """The folder of a run."""
     devices: Annotated[str, said("N|auto")] = "1"
     """Devices that share each batch, as in `jaxnets train`; another number than before, if you like."""
+    coordinator: Annotated[str, said("HOST:PORT")] = ""
+    """Where process 0 runs, and a free port there; for a run of several processes."""
+    processes: Annotated[int, said("N")] = 1
+    """How many processes the run has; each is started with this command."""
+    process: Annotated[int, said("I")] = 0
+    """Which of them this is, from 0, which writes and shows."""
     json: Annotated[bool, said("")] = False
     """Print JSON, a line an epoch and one at the end, and nothing else, on standard output."""
 
@@ -40,8 +47,12 @@ def main(argv: Sequence[str]) -> int:
 
     def resume() -> int:
         _devices.prepare(options.devices)
-        config = _run.config_of(options.dir)
-        mesh = _devices.mesh(options.devices, config.shapes)
-        return train.run(config, _run.data_of(config), Path(options.dir), options.json, mesh)
+        with _processes.joined(options.coordinator, options.processes, options.process) as several:
+            if several:
+                between.check_alike({})
+            content = b"" if several and options.process else _run.content_of(options.dir)
+            config = _run.config_of(options.dir, between.from_first(content) if several else content)
+            found, mesh = _run.data_of(config), _devices.mesh(options.devices, config.shapes)
+            return train.run(config, found, Path(options.dir), options.json, mesh)
 
-    return guarded(resume, options.json)
+    return _processes.alone_or_beside("resume", argv, options, resume)

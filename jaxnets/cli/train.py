@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from jaxnets.cli import _devices, _nets, _pictures, _recipes, _run, _sources, fail
-from jaxnets.cli._guard import INTERRUPTED, guarded, stopping
+from jaxnets.cli import _devices, _nets, _pictures, _processes, _recipes, _run, _sources, fail
+from jaxnets.cli._guard import INTERRUPTED, stopping
 from jaxnets.cli._options import parse, said
 from jaxnets.cli._progress import watching
+from jaxnets.train import _processes as between
 
 ABOUT = """\
 Train a net: rnn (recurrent), textconv (text convolution), gated (two inputs, multiplied) or dense.
@@ -93,6 +94,12 @@ class Options:
     """Gradients by the hand-written rule, or by autodiff of the plain net."""
     devices: Annotated[str, said("N|auto")] = "1"
     """Devices that share each batch; on a CPU, cores (auto: as many as pay)."""
+    coordinator: Annotated[str, said("HOST:PORT")] = ""
+    """Where process 0 runs, and a free port there; for a run of several processes."""
+    processes: Annotated[int, said("N")] = 1
+    """How many processes the run has; each is started with this command."""
+    process: Annotated[int, said("I")] = 0
+    """Which of them this is, from 0, which writes and shows."""
     json: Annotated[bool, said("")] = False
     """Print JSON, a line an epoch and one at the end, and nothing else, on standard output."""
 
@@ -100,7 +107,7 @@ class Options:
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
     options = parse(Options, "train", ABOUT, argv)
-    return guarded(lambda: _train(options), options.json)
+    return _processes.alone_or_beside("train", argv, options, lambda: _train(options))
 
 
 def _train(options: Options) -> int:
@@ -109,9 +116,16 @@ def _train(options: Options) -> int:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"there is no net {options.net!r}; {hint}There are {', '.join(_nets.NETS)}")
     _devices.prepare(options.devices)
-    config, found = plan(options)
-    mesh = _devices.mesh(options.devices, config.shapes)
-    return run(config, found, _run.new_folder(config, options.out), options.json, mesh)
+    with _processes.joined(options.coordinator, options.processes, options.process) as several:
+        config, found = plan(options)
+        mesh = _devices.mesh(options.devices, config.shapes)
+        if several:
+            between.check_alike({"data": config.digest, "command": config.command})
+        folder = _run.new_folder(config, options.out) if between.writes(mesh) else Path()
+        if several:
+            folder = Path(between.from_first(str(folder).encode()).decode())
+            _processes.if_it_ends(f"{_processes.GONE} {how_to_go_on(folder)}")
+        return run(config, found, folder, options.json, mesh)
 
 
 def plan(options: Options) -> tuple[_run.Config, Any]:
@@ -134,6 +148,8 @@ def plan(options: Options) -> tuple[_run.Config, Any]:
 def run(config: _run.Config, found: Any, folder: Path, as_json: bool, mesh: Any) -> int:
     """Train in a folder, and say what came of it. What is begun there but has learned nothing is taken away again."""
     begun = time.perf_counter()
+    if not between.writes(mesh):
+        return _help(config, found, folder, mesh)
     new = not (folder / _run.CONFIG).exists()
     with stopping() as stop:
         try:
@@ -144,8 +160,10 @@ def run(config: _run.Config, found: Any, folder: Path, as_json: bool, mesh: Any)
         except BaseException as error:
             if any(folder.glob("step-*.safetensors")) or not new:
                 if isinstance(error, KeyboardInterrupt):
-                    fail(_how_to_go_on(folder))
+                    fail(f"interrupted, and saved. {how_to_go_on(folder)}")
                     return INTERRUPTED
+                if isinstance(error, between.Lost):
+                    raise between.Lost(f"{error} {how_to_go_on(folder)}") from error
             else:
                 (folder / _run.CONFIG).unlink(missing_ok=True)
                 if not any(folder.iterdir()):
@@ -154,7 +172,7 @@ def run(config: _run.Config, found: Any, folder: Path, as_json: bool, mesh: Any)
     if ended.interrupted:
         if as_json:
             print(json.dumps({"ok": False, "interrupted": True, "out": str(folder)}), flush=True)
-        fail(_how_to_go_on(folder))
+        fail(f"interrupted, and saved. {how_to_go_on(folder)}")
         return INTERRUPTED
     draw(config, ended, folder)
     summary = _run.summary(ended, config)
@@ -169,6 +187,12 @@ def run(config: _run.Config, found: Any, folder: Path, as_json: bool, mesh: Any)
     return 0
 
 
+def _help(config: _run.Config, found: Any, folder: Path, mesh: Any) -> int:
+    """As a process that is not the first: nothing is written or shown."""
+    with stopping() as stop:
+        return INTERRUPTED if _run.fit(config, found, folder, lambda progress: None, stop, mesh).interrupted else 0
+
+
 def draw(config: _run.Config, ended: _run.Ended, folder: Path) -> None:
     """The pictures of a run."""
     best = int(_run.best_entry(ended.history, config)["epoch"])
@@ -178,8 +202,9 @@ def draw(config: _run.Config, ended: _run.Ended, folder: Path) -> None:
         _pictures.confusion(folder / "confusion.png", table, config.recipe.classes, config.title)
 
 
-def _how_to_go_on(folder: Path) -> str:
-    return f"interrupted, and saved. To go on: jaxnets resume {folder}"
+def how_to_go_on(folder: Path) -> str:
+    """For who has lost a run."""
+    return f"To go on: jaxnets resume {folder}"
 
 
 def _settings(options: Options) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The loop around the steps: epochs, validation, early stopping, checkpoints."""
 
+import hashlib
 import inspect
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,9 +17,10 @@ from jax.sharding import Mesh
 
 from jaxnets._chunks import near_divisor
 from jaxnets._shapes import Call
+from jaxnets.train import _processes
 from jaxnets.train._checkpoint import as_in, newest, save
 from jaxnets.train._examples import buckets_of, size
-from jaxnets.train._mesh import is_mean, replicated
+from jaxnets.train._mesh import Order, dealt, is_mean, placed, replicated, shares
 from jaxnets.train._scores import scores
 from jaxnets.train._steps import TrainState, marks_of, runner, start
 
@@ -100,9 +103,14 @@ def fit(
         and the outcome is that of one device, to the rounding of sums in another order. What the batch has beyond
         equal shares is computed by all, so that a batch that N divides is the fastest. The loss must be a mean over
         examples, over valid steps, or by `weights`, as ours are; a loss with a `key` draws for each share by itself.
+        Of several processes (`jax.distributed.initialize`) each calls `fit` with the same arguments and a mesh of all
+        devices. A process then puts on its devices no more of the data than their shares of the steps at hand (of a
+        `np.memmap` it reads no more); process 0 alone reads and writes checkpoints; `watch` is called in each, and the
+        run stops where one of them says so. Parameters are at first those of process 0, and come out on each.
 
     Raises:
       Diverged: the loss became NaN or infinite; names the step and the last good checkpoint.
+      Lost: another process has stopped or cannot be reached.
 
     >>> import jax, numpy as np, optax
     >>> from jaxnets import dense
@@ -130,50 +138,55 @@ def fit(
     plan = _plan(call, buckets, batch, at_once, budget, mesh)
     settings = {"seed": seed, "batch": batch, "examples": plan.sizes, "validation": bool(held_out), "rows": rows}
     run = _Run(plan.steps, state, held_out is not None, out, settings, mesh)
-    advance = runner(loss, optimizer, rows, key is not None, mesh)
+    advance = runner(loss, optimizer, rows, key is not None, mesh, plan.deals)
 
     def told(losses: np.ndarray, entry: dict[str, float] | None = None) -> bool:
         epoch, mean = run.epoch + (entry is None), float(losses.mean())
         report = Progress(epoch, epochs, run.step, plan.steps, mean, entry, run.history)
-        return watch is not None and bool(watch(report))
+        stop = watch is not None and bool(watch(report))
+        return _processes.any_of(stop) if _processes.several(mesh) else stop
 
-    while run.epoch < epochs and not run.has_stalled(patience):
-        begun = time.perf_counter()
-        pieces = plan.pieces(buckets, run.state.key, run.epoch, run.done)
-        piece, losses = next(pieces), np.zeros(0)
-        while piece is not None:
-            this, (run.state, new) = piece, advance(run.state, *piece)
-            piece = next(pieces, None)  # is made ready while the device computes
-            losses = np.asarray(new, np.float64)
-            for i in np.flatnonzero(~np.isfinite(losses))[:1]:
-                batch_i = {name: a[this[1][i]] for name, a in this[0].items()}
-                _refuse_bad_data(loss, params, batch_i, key is not None)
-                run.diverged(f"the loss of step {run.step + int(i) + 1} is {losses[i]}")
-            run.took(losses)
-            if piece is not None:
-                run.save_if_due()
-                if told(losses):
-                    run.save()
-                    return run.fitted()
-        entry = {"loss": run.mean_loss, "seconds": time.perf_counter() - begun}
-        run.check_params()
-        for name, given in beside.items():
-            found = scores(loss, predict, run.state.params, given)
-            entry |= {f"{name}_{score}": value for score, value in found.items()}
-        if held_out is not None:
-            found = scores(loss, predict, run.state.params, held_out)
-            if not math.isfinite(found["loss"]):
-                for bucket in held_out:
-                    _refuse_bad_data(loss, params, bucket, False)
-                run.diverged(f"the validation loss after step {run.step} is {found['loss']}")
-            if monitor not in found:
-                call.fail(ValueError, "monitor", f"one of the scores ({', '.join(found)})", repr(monitor))
-            entry |= {f"validation_{name}": value for name, value in found.items()}
-            run.judge(found[monitor] if monitor == "loss" else -found[monitor])
-        run.close_epoch(entry)
-        if told(losses, entry):
-            break
-    return run.fitted()
+    with _processes.watched(_processes.several(mesh), run.kept):
+        if _processes.several(mesh):
+            _processes.check_alike(_facts(settings, state, buckets))
+        run.begin()
+        while run.epoch < epochs and not run.has_stalled(patience):
+            begun = time.perf_counter()
+            pieces = plan.pieces(buckets, _processes.of_this_process(run.state.key), run.epoch, run.done)
+            piece, losses = next(pieces), np.zeros(0)
+            while piece is not None:
+                this, (run.state, new) = piece, advance(run.state, piece.data, piece.order)
+                piece = next(pieces, None)  # is made ready while the device computes
+                losses = np.asarray(new, np.float64)
+                for i in np.flatnonzero(~np.isfinite(losses))[:1]:
+                    batch_i = {name: np.asarray(a)[this.picked[i]] for name, a in this.bucket.items()}
+                    _refuse_bad_data(loss, params, batch_i, key is not None)
+                    run.diverged(f"the loss of step {run.step + int(i) + 1} is {losses[i]}")
+                run.took(losses)
+                if piece is not None:
+                    run.save_if_due()
+                    if told(losses):
+                        run.save()
+                        return run.fitted()
+            entry = {"loss": run.mean_loss, "seconds": time.perf_counter() - begun}
+            run.check_params()
+            for name, given in beside.items():
+                found = scores(loss, predict, run.state.params, given)
+                entry |= {f"{name}_{score}": value for score, value in found.items()}
+            if held_out is not None:
+                found = scores(loss, predict, run.state.params, held_out)
+                if not math.isfinite(found["loss"]):
+                    for bucket in held_out:
+                        _refuse_bad_data(loss, params, bucket, False)
+                    run.diverged(f"the validation loss after step {run.step} is {found['loss']}")
+                if monitor not in found:
+                    call.fail(ValueError, "monitor", f"one of the scores ({', '.join(found)})", repr(monitor))
+                entry |= {f"validation_{name}": value for name, value in found.items()}
+                run.judge(found[monitor] if monitor == "loss" else -found[monitor])
+            run.close_epoch(entry)
+            if told(losses, entry):
+                break
+        return run.fitted()
 
 
 class _Run:
@@ -194,12 +207,18 @@ class _Run:
         self.best = jax.tree.map(jnp.copy, state.params) if judged else None
         self.best_value, self.best_epoch = math.inf, 0
         self.saved_at, self.last_file = time.monotonic(), None
-        if out is not None:
-            Path(out).mkdir(parents=True, exist_ok=True)
-            if found := newest(out):
+        self.mesh, self.writes = mesh, _processes.writes(mesh)
+
+    def begin(self) -> None:
+        """Go on from the folder's checkpoint, if there is one; put all where the steps want it."""
+        if self.out is not None and self.writes:
+            Path(self.out).mkdir(parents=True, exist_ok=True)
+            if found := newest(self.out):
                 self._go_on_from(*found)
-        if mesh is not None:
-            self.state, self.best = replicated((self.state, self.best), mesh)
+        if _processes.several(self.mesh):
+            self._take_over(*_processes.as_first(self._arrays(), self._record()))
+        if self.mesh is not None:
+            self.state, self.best = replicated((self.state, self.best), self.mesh)
 
     @property
     def epoch(self) -> int:
@@ -219,13 +238,19 @@ class _Run:
         """Count steps."""
         self.step, self.total = self.step + len(losses), self.total + float(losses.sum())
 
+    def kept(self) -> str:
+        """What is left of a run that failed."""
+        if self.out is None or self.writes:
+            return f"The last good checkpoint is {self.last_file}. " if self.last_file else ""
+        return "The last good checkpoint is with process 0. "
+
     def diverged(self, what: str) -> NoReturn:
-        kept = f"The last good checkpoint is {self.last_file}. " if self.last_file else ""
-        raise Diverged(f"fit: {what}. {kept}A lower learning rate or optax.clip_by_global_norm may help.")
+        raise Diverged(f"fit: {what}. {self.kept()}A lower learning rate or optax.clip_by_global_norm may help.")
 
     def check_params(self) -> None:
         """A step's loss is that of the parameters before it: what it left is seen here, before it is kept."""
-        floats = [a for a in jax.tree.leaves(self.state.params) if jnp.issubdtype(a.dtype, jnp.inexact)]
+        here = _processes.of_this_process(self.state.params)
+        floats = [a for a in jax.tree.leaves(here) if jnp.issubdtype(a.dtype, jnp.inexact)]
         if not _all_finite(floats):
             self.diverged(f"the parameters after step {self.step} are not all finite")
 
@@ -244,31 +269,49 @@ class _Run:
         self.save()
 
     def fitted(self) -> Fitted:
-        return Fitted(self.state.params if self.best is None else self.best, self.state, self.history)
+        state, best = _processes.of_this_process((self.state, self.best))
+        return Fitted(state.params if best is None else best, state, self.history)
 
     def save_if_due(self) -> None:
         if time.monotonic() - self.saved_at > SAVE_EVERY:
             self.save()
 
     def save(self) -> None:
-        if self.out is not None:
+        if self.out is not None and self.writes:
             self.check_params()
-            names = ("step", "total", "history", "best_value", "best_epoch", "settings")
-            record = {name: getattr(self, name) for name in names}
-            self.last_file = save(self.out, self.step, self._arrays(), record)
+            self.last_file = save(self.out, self.step, self._arrays(), self._record())
             self.saved_at = time.monotonic()
 
     def _arrays(self) -> dict[str, Any]:
-        return {"state": self.state, "best": self.best}
+        return _processes.of_this_process({"state": self.state, "best": self.best})
+
+    def _record(self) -> dict[str, Any]:
+        names = ("step", "total", "history", "best_value", "best_epoch", "settings")
+        return {name: getattr(self, name) for name in names}
 
     def _go_on_from(self, by_name: dict[str, np.ndarray], record: dict[str, Any], file: Path) -> None:
         if record.get("settings") != self.settings:
             came = record.get("settings", "no run of fit")
             raise ValueError(f"fit: out holds another run ({file}: {came}; this one: {self.settings})")
-        arrays = as_in(self._arrays(), by_name, file)
-        self.state, self.best, self.last_file = arrays["state"], arrays["best"], file
+        self._take_over(as_in(self._arrays(), by_name, file), record)
+        self.last_file = file
+
+    def _take_over(self, arrays: dict[str, Any], record: dict[str, Any]) -> None:
+        self.state, self.best = arrays["state"], arrays["best"]
         for name, value in record.items():
             setattr(self, name, value)
+
+
+def _facts(settings: dict[str, Any], state: TrainState, buckets: list[dict[str, Any]]) -> dict[str, str]:
+    """What processes of one run have alike; of the data some examples are looked at."""
+    of_state = [f"{a.dtype}{a.shape}" for a in jax.tree.leaves(state)]
+    digest = hashlib.blake2b(digest_size=16)
+    for bucket in buckets:
+        for name, a in bucket.items():
+            some = np.ascontiguousarray(a[:: max(size(bucket) // 1000, 1)])
+            digest.update(f"{name} {a.dtype} {a.shape}".encode() + some.tobytes())
+    settings = {name: value for name, value in settings.items() if name != "examples"}
+    return {"parameters or optimizer": str(of_state), "settings": json.dumps(settings), "data": digest.hexdigest()}
 
 
 @jax.jit
@@ -284,53 +327,70 @@ class _Plan(NamedTuple):
     batches: list[int]  # of a step
     turns: list[int]  # steps of a turn
     pieces_of: list[int]  # steps of a piece
+    mesh: Mesh | None = None
+    deals: bool = False  # whether each device has its share of the data alone
 
     @property
     def steps(self) -> int:
         return sum(n // b for n, b in zip(self.sizes, self.batches, strict=True))
 
-    def pieces(
-        self, buckets: list[dict[str, Any]], key: jax.Array, epoch: int, done: int
-    ) -> Iterator[tuple[dict[str, jax.Array], jax.Array]]:
-        """Data on the device, and which examples make which step; without the `done` first steps of the epoch."""
+    def pieces(self, buckets: list[dict[str, Any]], key: jax.Array, epoch: int, done: int) -> Iterator["_Piece"]:
+        """Steps with their data on the devices, without the `done` first steps of the epoch."""
         key = jax.random.fold_in(key, epoch)
         orders, turns = [], []
         for i, (n, batch, length) in enumerate(zip(self.sizes, self.batches, self.turns, strict=True)):
             order = jax.random.permutation(jax.random.fold_in(key, i), n)[: n // batch * batch].reshape(-1, batch)
-            orders.append(order)
+            orders.append(np.asarray(order))
             turns += [(i, first, min(first + length, len(order))) for first in range(0, len(order), length)]
         for turn in jax.random.permutation(jax.random.fold_in(key, len(buckets)), len(turns)).tolist():
             i, first, end = turns[turn]
             skipped = min(done, end - first)
             done -= skipped
             for at in range(first + skipped, end, self.pieces_of[i]):
-                yield _on_device(buckets[i], orders[i][at : min(at + self.pieces_of[i], end)])
+                yield self._piece(buckets[i], orders[i][at : min(at + self.pieces_of[i], end)])
+
+    def _piece(self, bucket: dict[str, Any], picked: np.ndarray) -> "_Piece":
+        if self.mesh is not None:
+            order = shares(picked, self.mesh)
+            there = dealt(bucket, order, self.mesh) if self.deals else (bucket, placed(order, self.mesh))
+            return _Piece(bucket, picked, *there)
+        if all(isinstance(a, jax.Array) for a in bucket.values()):
+            return _Piece(bucket, picked, bucket, jnp.asarray(picked))
+        block = {name: jnp.asarray(a[picked.reshape(-1)]) for name, a in bucket.items()}
+        return _Piece(bucket, picked, block, jnp.arange(picked.size).reshape(picked.shape))
+
+
+class _Piece(NamedTuple):
+    """Steps between two visits of Python."""
+
+    bucket: dict[str, Any]
+    picked: np.ndarray  # examples of the bucket, [steps, batch]
+    data: dict[str, jax.Array]  # on the devices, as the runner takes them
+    order: jax.Array | Order
 
 
 def _plan(
     call: Call, buckets: list[dict[str, Any]], batch: int, at_once: int | None, budget: int, mesh: Mesh | None
 ) -> _Plan:
-    """Puts data within the budget on the device."""
+    """Puts data within the budget on the device, unless several processes have a share each."""
     sizes = [size(bucket) for bucket in buckets]
     batches = [min(batch, n) for n in sizes]
     steps = [n // b for n, b in zip(sizes, batches, strict=True)]
     turns = steps if len(buckets) == 1 else [near_divisor(s, min(TURN, s)) for s in steps]
     most = max(steps) if at_once is None else call.size("at_once", at_once)
     bytes_ = [sum(a.nbytes for a in bucket.values()) for bucket in buckets]
-    there_already = all(isinstance(a, jax.Array) for bucket in buckets for a in bucket.values())
-    if sum(bytes_) <= call.size("budget", budget) or (there_already and mesh is not None):
+    whole, several = sum(bytes_) <= call.size("budget", budget), _processes.several(mesh)
+    if whole and not several:
         for bucket in buckets:
             bucket.update({name: replicated(a, mesh) for name, a in bucket.items()})
-        return _Plan(sizes, batches, turns, [most] * len(sizes))
-    room = [budget // 2 * n // (b * held) for n, b, held in zip(sizes, batches, bytes_, strict=True)]
-    return _Plan(sizes, batches, turns, [max(min(most, r), 1) for r in room])
-
-
-def _on_device(bucket: dict[str, Any], order: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-    if all(isinstance(a, jax.Array) for a in bucket.values()):
-        return bucket, order
-    examples = np.asarray(order).reshape(-1)
-    return {name: jnp.asarray(a[examples]) for name, a in bucket.items()}, jnp.arange(order.size).reshape(order.shape)
+    elif mesh is not None:
+        for bucket in buckets:
+            bucket.update({name: np.asarray(a) for name, a in bucket.items()})
+    if whole:
+        return _Plan(sizes, batches, turns, [most] * len(sizes), mesh, several)
+    of_device = [b if mesh is None else b // mesh.size + b % mesh.size for b in batches]
+    room = [budget // 2 * n // (b * held) for n, b, held in zip(sizes, of_device, bytes_, strict=True)]
+    return _Plan(sizes, batches, turns, [max(min(most, r), 1) for r in room], mesh, mesh is not None)
 
 
 def _refuse_bad_data(loss: Callable[..., Any], params: Any, data: dict[str, Any], keyed: bool) -> None:
@@ -363,6 +423,9 @@ def _checked_mesh(call: Call, mesh: Mesh | None) -> Mesh | None:
         call.fail(TypeError, "mesh", expected, type(mesh).__name__)
     if len(mesh.axis_names) != 1:
         call.fail(ValueError, "mesh", "a mesh of one axis", f"axes {', '.join(map(str, mesh.axis_names))}")
+    if mesh.is_multi_process and {d.process_index for d in mesh.devices.flat} != set(range(jax.process_count())):
+        expected = "a mesh of devices of every process, or of this one alone"
+        call.fail(ValueError, "mesh", expected, f"one of some of the {jax.process_count()} processes")
     return Mesh(mesh.devices, mesh.axis_names)
 
 

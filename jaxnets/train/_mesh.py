@@ -1,12 +1,12 @@
 """A batch split over the devices of a mesh: the gradient of the whole from those of the shares, and what is where.
 
-Parameters, the optimizer's state and the data are on every device. Each takes its share of a batch's examples, and one
-sum over devices makes the gradient of the batch, the same on all of them. What a batch has beyond equal shares is
-computed by every device and counted once.
+Parameters and the optimizer's state are on every device; so are the data, or each device has what it takes of the
+steps at hand. Each takes its share of a batch's examples, and one sum over devices makes the gradient of the batch, the
+same on all of them. What a batch has beyond equal shares is computed by every device and counted once.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,70 @@ from jaxnets._arrays import reached, wide
 
 def replicated(tree: Any, mesh: Mesh | None) -> Any:
     """Arrays on every device of the mesh; without one, where JAX puts them."""
-    return (
-        jax.tree.map(jnp.asarray, tree) if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
-    )
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, tree)
+    whole = NamedSharding(mesh, PartitionSpec())
+    if not mesh.is_multi_process:
+        return jax.device_put(tree, whole)
+
+    def put(a: Any) -> jax.Array:
+        if isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(a)), impl=jax.random.key_impl(a))
+        a = np.asarray(a)
+        return jax.make_array_from_callback(a.shape, whole, lambda place: a[place])
+
+    return jax.tree.map(put, tree)
+
+
+class Order(NamedTuple):
+    """Which examples make which step, as numbers of what a device has of the data: its own, and those all take."""
+
+    own: Any  # [devices, steps, each]
+    rest: Any  # [steps, rest]
+
+    def whole(self) -> np.ndarray:
+        """[devices, steps, each + rest]"""
+        return np.concatenate([self.own, np.broadcast_to(self.rest, (len(self.own), *self.rest.shape))], -1)
+
+
+def shares(picked: np.ndarray, mesh: Mesh) -> Order:
+    """Examples of steps, `[steps, batch]`, dealt to the devices."""
+    steps, batch = picked.shape
+    each = batch // mesh.size
+    own = picked[:, : each * mesh.size].reshape(steps, mesh.size, each).swapaxes(0, 1)
+    return Order(own, picked[:, each * mesh.size :])
+
+
+def placed(order: Order, mesh: Mesh) -> Order:
+    """On the devices: each has its own part, and the rest."""
+    own = jax.make_array_from_callback(order.own.shape, _by_device(mesh), order.own.__getitem__)
+    return Order(own, replicated(order.rest, mesh))
+
+
+def dealt(data: dict[str, np.ndarray], order: Order, mesh: Mesh) -> tuple[dict[str, jax.Array], Order]:
+    """On each device what it takes of the data, one step's after the other's, and the order that picks it; of the data
+    nothing else is read, and nothing of other processes' shares."""
+    examples = order.whole()
+    examples = examples.reshape(len(examples), -1)
+
+    def deal(a: np.ndarray) -> jax.Array:
+        def of_device(place: Any) -> np.ndarray:
+            return a[examples[place[:2]]]
+
+        return jax.make_array_from_callback((*examples.shape, *a.shape[1:]), _by_device(mesh), of_device)
+
+    steps, each = order.own.shape[1:]
+    numbers = np.arange(examples.shape[1], dtype=np.int32).reshape(steps, -1)
+    own = np.broadcast_to(numbers[:, :each], order.own.shape)
+    return {name: deal(a) for name, a in data.items()}, placed(Order(own, numbers[:, each:]), mesh)
+
+
+def _by_device(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def copies(tree: Any) -> list[Any]:
-    """A replicated tree as one on each device; any other tree as it is."""
+    """A replicated tree as one on each device of this process; any other tree as it is."""
     leaves, structure = jax.tree.flatten(tree)
     if not all(isinstance(a, jax.Array) and a.is_fully_replicated for a in leaves):
         return [tree]
@@ -42,42 +99,56 @@ def beside(data: Any, tree: Any) -> Any:
     return jax.device_put(data, next(iter(jax.tree.leaves(tree)[0].devices())))
 
 
-def on_all(run: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """`run` on every device, with all of its arguments there; it returns what is the same on all."""
-    whole = PartitionSpec()
+def on_all(run: Callable[..., Any], mesh: Mesh, is_dealt: bool) -> Callable[..., Any]:
+    """`run(state, data, order)` on every device, with its own order, and with all data or, as they are dealt, its own;
+    it returns what is the same on all."""
+    whole, own = PartitionSpec(), PartitionSpec(mesh.axis_names)
+
+    def of_device(state: Any, data: dict[str, jax.Array], order: Order) -> Any:
+        return run(
+            state, {name: a[0] for name, a in data.items()} if is_dealt else data, Order(order.own[0], order.rest)
+        )
+
     # What varies over devices and what does not is in our own hands: a loss of the caller's knows nothing of it.
-    return jax.shard_map(run, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
+    specs = (whole, own if is_dealt else whole, Order(own, whole))
+    return jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
+
+
+def gathered(a: jax.Array, rest: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
+    """Within `on_all`: what a device has of a batch, the last `rest` as all have it -> what all have of it, and the
+    places of this device's part in that."""
+    each = len(a) - rest
+    everyones = jnp.concatenate([lax.all_gather(a[:each], mesh.axis_names, tiled=True), a[each:]])
+    places = lax.axis_index(mesh.axis_names) * each + jnp.arange(each, dtype=jnp.int32)
+    return everyones, jnp.concatenate([places, mesh.size * each + jnp.arange(rest, dtype=jnp.int32)])
 
 
 def value_and_grad(
     loss: Callable[..., jax.Array],
     params: Any,
-    examples: Callable[[Any], dict[str, Any]],
-    size: int,
+    batch: dict[str, jax.Array],
+    rest: int,
     key: jax.Array | None,
     mesh: Mesh,
 ) -> tuple[jax.Array, Any]:
-    """Loss and gradient of a batch of `size`, within `on_all`; `examples(places)` are those at these places of it.
+    """Within `on_all`: loss and gradient of a batch, of which a device has its own examples and the last `rest`, which
+    all have.
 
     The loss is a mean over examples, or over what is scored of them (`weights`, valid steps), as ours are.
     """
-    (axis,) = mesh.axis_names
-    device, each, rest = lax.axis_index(axis), *divmod(size, mesh.size)
-    parts = []
-    if each:
-        parts.append((device * each + jnp.arange(each, dtype=jnp.int32), device, 1.0))
-    if rest:
-        parts.append((each * mesh.size + jnp.arange(rest, dtype=jnp.int32), mesh.size, 1 / mesh.size))
+    each = len(next(iter(batch.values()))) - rest
+    device = lax.axis_index(mesh.axis_names)
+    parts = [(slice(0, each), device, True), (slice(each, None), mesh.size, device == 0)]  # the rest counts once
     sums: Any = None
-    for places, number, counted in parts:
-        batch = examples(places)
-        scored = counted * _scored(batch, len(places))
+    for places, number, counted in parts[not each : 2 if rest else 1]:
+        part = {name: a[places] for name, a in batch.items()}
+        scored = jnp.where(counted, _scored(part, len(next(iter(part.values())))), 0)
         if key is not None:
-            batch["key"] = jax.random.fold_in(key, number)
-        found = jax.value_and_grad(loss)(params, **batch)
+            part["key"] = jax.random.fold_in(key, number)
+        found = jax.value_and_grad(loss)(params, **part)
         weighed = jax.tree.map(lambda a, by=scored: a.astype(wide(a.dtype)) * by.astype(wide(a.dtype)), found)
         sums = (weighed, scored) if sums is None else jax.tree.map(jnp.add, sums, (weighed, scored))
-    (value, grads), scored = lax.psum(sums, axis)
+    (value, grads), scored = lax.psum(sums, mesh.axis_names)
     by = jnp.where(scored == 0, 1, scored)
     mean = jax.tree.map(lambda a: a / by.astype(a.dtype), (value, grads))
     return mean[0], jax.tree.map(lambda g, p: g.astype(p.dtype), mean[1], params)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxnets._shapes import Call
 from jaxnets.train._examples import buckets_of, size
 from jaxnets.train._mesh import beside, copies
+from jaxnets.train._processes import all_of
 
 
 def scores(
@@ -28,6 +29,8 @@ def scores(
     for bucket in buckets:
         for value, piece in _each(compiled, params, bucket, batch):
             total += float(value) * size(piece)
+    if _everywhere(params):
+        total = float(all_of(np.array(total)).sum())
     found = {"loss": total / sum(map(size, buckets))}
     if predict is None:
         return found
@@ -55,8 +58,15 @@ def predictions(
     """`predict` of a dict of data, as one NumPy array. What `predict` does not take, such as targets, is left out."""
     takes = list(inspect.signature(predict).parameters)[1:]
     inputs = {name: a for name, a in data.items() if name in takes and a is not None}
-    compiled = jax.jit(predict)
-    return np.concatenate([np.asarray(found) for found, _ in _each(compiled, params, inputs, batch)])
+    parts = [np.asarray(found) for found, _ in _each(jax.jit(predict), params, inputs, batch)]
+    if not _everywhere(params):
+        return np.concatenate(parts)
+    like = jax.eval_shape(predict, copies(params)[0], **next(_batches(inputs, batch)))
+    rounds = -(-size(inputs) // (batch * jax.process_count()))
+    mine = np.zeros((rounds, batch, *like.shape[1:]), like.dtype)
+    for into, part in zip(mine, parts, strict=False):
+        into[: len(part)] = part
+    return all_of(mine).swapaxes(0, 1).reshape(-1, *mine.shape[2:])[: size(inputs)]
 
 
 def auc(y: Any, score: Any) -> float:
@@ -76,16 +86,23 @@ def auc(y: Any, score: Any) -> float:
 def _each(
     f: Callable[..., jax.Array], params: Any, data: Mapping[str, Any], batch: int
 ) -> Iterator[tuple[jax.Array, dict[str, Any]]]:
-    """`f` of each batch, in order, and the batch; parameters on several devices are all at work."""
+    """`f` of each batch, in order, and the batch; parameters on several devices are all at work, those of several
+    processes by turns."""
     there, waiting = copies(params), deque()
-    for i, piece in enumerate(_batches(data, batch)):
-        mine = there[i % len(there)]
-        waiting.append((f(mine, **(beside(piece, mine) if len(there) > 1 else piece)), piece))
+    mine = slice(jax.process_index(), None, jax.process_count()) if _everywhere(params) else slice(None)
+    for i, piece in enumerate(_batches(data, batch, mine)):
+        one = there[i % len(there)]
+        waiting.append((f(one, **(beside(piece, one) if len(there) > 1 else piece)), piece))
         if len(waiting) > len(there):
             yield waiting.popleft()
     yield from waiting
 
 
-def _batches(data: Mapping[str, Any], batch: int) -> Iterator[dict[str, Any]]:
-    for first in range(0, size(data), batch):
+def _everywhere(params: Any) -> bool:
+    """Whether they are on devices of several processes, which all score then."""
+    return any(isinstance(a, jax.Array) and not a.is_fully_addressable for a in jax.tree.leaves(params))
+
+
+def _batches(data: Mapping[str, Any], batch: int, which: slice = slice(None)) -> Iterator[dict[str, Any]]:
+    for first in range(0, size(data), batch)[which]:
         yield {name: a[first : first + batch] for name, a in data.items()}

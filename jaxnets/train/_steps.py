@@ -38,28 +38,30 @@ def runner(
     rows: Mapping[str, str],
     keyed: bool,
     mesh: Mesh | None = None,
-) -> Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, jax.Array]]:
+    is_dealt: bool = False,
+) -> Callable[[TrainState, dict[str, jax.Array], Any], tuple[TrainState, jax.Array]]:
     """`state, losses = run(state, data, order)`: a step for each row of `order [steps, batch]`, whose numbers pick
     examples of `data`. `rows` says which argument picks rows of which table; a `keyed` loss gets a key a step. On a
-    `mesh` each device takes its share of a batch."""
+    `mesh` the order is one of `_mesh.placed`, or it and the data are those of `_mesh.dealt`."""
     update = optax.with_extra_args_support(optimizer).update
 
-    def step(state: TrainState, data: dict[str, jax.Array], picked: jax.Array) -> tuple[TrainState, jax.Array]:
-        tokens = {table: _taken(data[name], picked) for table, name in rows.items()}
-        read = {table: _rows_read(tokens[table], getattr(state.params, table)) for table in rows}
-        marks = marks_of(optimizer, state, set(rows))
+    def step(state: TrainState, data: dict[str, jax.Array], picked: Any) -> tuple[TrainState, jax.Array]:
+        rest = 0 if mesh is None else picked.rest.size
+        picked = picked if mesh is None else jnp.concatenate(picked)
+        examples: dict[str, Any] = {name: _taken(a, picked) for name, a in data.items()}
+        marks, read = marks_of(optimizer, state, set(rows)), {}
+        for table, name in rows.items():
+            tokens, mine = examples[name], slice(None)
+            if mesh is not None:
+                tokens, mine = _mesh.gathered(tokens, rest, mesh)
+            read[table], numbers = _rows_read(tokens, getattr(state.params, table))
+            examples[name] = numbers[mine]
         small = _rows_of(state, marks, read)
         key = jax.random.fold_in(state.key, state.step) if keyed else None
-
-        def examples(places: Any) -> dict[str, Any]:
-            batch = {name: _taken(a, picked[places]) for name, a in data.items()}
-            return batch | {name: read[table][1][places] for table, name in rows.items()}
-
         if mesh is not None:
-            value, grads = _mesh.value_and_grad(loss, small.params, examples, picked.size, key, mesh)
+            value, grads = _mesh.value_and_grad(loss, small.params, examples, rest, key, mesh)
         else:
-            batch = examples(...) | ({"key": key} if keyed else {})
-            value, grads = jax.value_and_grad(loss)(small.params, **batch)
+            value, grads = jax.value_and_grad(loss)(small.params, **examples, **({"key": key} if keyed else {}))
         with jax.numpy_dtype_promotion("standard"):  # which optax is written for
             updates, kept = update(grads, small.optimizer, small.params, value=value)
             params = optax.apply_updates(small.params, updates)
@@ -69,10 +71,10 @@ def runner(
         }
         return _rows_back(state, small, after, marks, read, won), value
 
-    def run(state: TrainState, data: dict[str, jax.Array], order: jax.Array) -> tuple[TrainState, jax.Array]:
+    def run(state: TrainState, data: dict[str, jax.Array], order: Any) -> tuple[TrainState, jax.Array]:
         return lax.scan(lambda state, picked: step(state, data, picked), state, order)
 
-    return jax.jit(run if mesh is None else _mesh.on_all(run, mesh), donate_argnums=0)
+    return jax.jit(run if mesh is None else _mesh.on_all(run, mesh, is_dealt), donate_argnums=0)
 
 
 def _taken(a: jax.Array, picked: jax.Array) -> jax.Array:
@@ -109,9 +111,7 @@ def marks_of(optimizer: optax.GradientTransformation, state: TrainState, tables:
 
 
 def _rows_of(state: TrainState, marks: TrainState, read: dict[str, Any]) -> TrainState:
-    return jax.tree.map(
-        lambda a, table: a.at[read[table][0]].get(mode="fill", fill_value=0) if table else a, state, marks
-    )
+    return jax.tree.map(lambda a, table: a.at[read[table]].get(mode="fill", fill_value=0) if table else a, state, marks)
 
 
 def _rows_back(
@@ -128,6 +128,6 @@ def _rows_back(
         if not table:
             return now
         stays = ~won[table].reshape((-1,) + (1,) * (whole.ndim - 1))
-        return whole.at[read[table][0]].set(jnp.where(stays, before, now), mode="drop")
+        return whole.at[read[table]].set(jnp.where(stays, before, now), mode="drop")
 
     return jax.tree.map(back, state, small, after, marks)

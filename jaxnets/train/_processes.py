@@ -1,0 +1,116 @@
+"""Several processes, one run: what the first has, the others have; what must be alike; and that one is gone.
+
+All of it goes through `jax.experimental.multihost_utils`, that is through the devices; nothing here opens a connection.
+Each of these functions is called by every process, or none.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+WIDTH = 64  # bytes of a fact, as it is compared
+FACTS = 8  # at most so many are
+GONE = "another process of this run has stopped, or cannot be reached any more."
+
+
+class Lost(ConnectionError):  # noqa: N818
+    """A process of the run does not answer any more."""
+
+
+def several(mesh: Mesh | None) -> bool:
+    return mesh is not None and mesh.is_multi_process
+
+
+def is_first() -> bool:
+    return jax.process_index() == 0
+
+
+def writes(mesh: Mesh | None) -> bool:
+    """Of several processes the first alone writes files, and shows what there is to see."""
+    return not several(mesh) or is_first()
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it is so for one of the processes."""
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def all_of(a: np.ndarray) -> np.ndarray:
+    """Of each process an array of one shape, `[processes, …]`; the bits are not touched."""
+    as_bytes = np.ascontiguousarray(a).reshape(-1).view(np.uint8)
+    found = np.ascontiguousarray(multihost_utils.process_allgather(as_bytes))
+    return found.view(a.dtype).reshape(len(found), *a.shape)
+
+
+def from_first(content: bytes) -> bytes:
+    """The bytes that the first process has."""
+    length = int(all_of(np.array(len(content)))[0])
+    padded = np.zeros(length, np.uint8)
+    if is_first():
+        padded[:] = np.frombuffer(content, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8).tobytes() if length else b""
+
+
+def as_first(tree: Any, record: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Arrays and record of the first process; those of the others are of the same shapes."""
+    leaves, structure = jax.tree.flatten(tree)
+    bits = [np.asarray(jax.random.key_data(a) if _is_key(a) else a) for a in leaves]
+    sizes = [a.nbytes for a in bits]
+    content = from_first(b"".join(a.tobytes() for a in bits) + json.dumps(record).encode())
+    found = []
+    for a, leaf, end in zip(bits, leaves, np.cumsum(sizes), strict=True):
+        new = jnp.asarray(np.frombuffer(content[end - a.nbytes : end], a.dtype).reshape(a.shape))
+        found.append(jax.random.wrap_key_data(new, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else new)
+    return jax.tree.unflatten(structure, found), json.loads(content[sum(sizes) :])
+
+
+def of_this_process(tree: Any) -> Any:
+    """Replicated arrays as those of this process's first device, which go with others of this process."""
+    return jax.tree.map(lambda a: a.addressable_data(0) if not a.is_fully_addressable else a, tree)
+
+
+def check_alike(facts: Mapping[str, str]) -> None:
+    """Refuse to go on where processes differ in one of these, or in the versions of jaxnets and JAX."""
+    facts = {f"version of {name}": metadata.version(name) for name in ("jaxnets", "jax")} | dict(facts)
+    mine = np.zeros((FACTS, WIDTH), np.uint8)
+    for row, fact in zip(mine, facts.values(), strict=False):
+        told = fact.encode()
+        told = told if len(told) <= WIDTH else hashlib.blake2b(told, digest_size=WIDTH).digest()
+        row[: len(told)] = np.frombuffer(told, np.uint8)
+    everyones = all_of(mine)
+    for i, name in enumerate(facts):
+        if others := [p for p, theirs in enumerate(everyones) if (theirs[i] != everyones[0, i]).any()]:
+            told = ""
+            if name.startswith("version"):
+                first, other = (everyones[p, i].tobytes().rstrip(b"\0").decode() for p in (0, others[0]))
+                told = f" ({other} and {first})"
+            raise ValueError(
+                f"process {others[0]} has another {name} than process 0{told}; every process must run the same command "
+                "on the same data with the same versions"
+            )
+
+
+@contextlib.contextmanager
+def watched(several: bool, kept: Callable[[], str]) -> Iterator[None]:
+    """Within it the failure of what goes between processes is told as what it is, with what is `kept`."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        of_jax = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
+        if not several or not of_jax or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        reason = str(error).split("\n", 1)[0]
+        raise Lost(f"{GONE} {kept()}({reason})") from error
+
+
+def _is_key(a: Any) -> bool:
+    return isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key)

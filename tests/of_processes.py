@@ -1,0 +1,51 @@
+"""One process of several: trains every net of `test_mesh`, and keeps what came of it.
+
+python of_processes.py HOST:PORT PROCESSES PROCESS FOLDER
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import conftest  # noqa: F401 (how JAX is run)
+from jaxnets import rnn, train
+from jaxnets.train import _processes
+
+
+def main(address, processes, process, folder):
+    jax.config.update("jax_num_cpu_devices", 1)
+    jax.distributed.initialize(address, int(processes), int(process), initialization_timeout=60)
+    from test_mesh import NETS, trained
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("batch",))
+    kept, losses = {}, {}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for name in NETS:
+            fitted = trained(name, mesh)
+            losses[name] = [entry["loss"] for entry in fitted.history]
+            kept |= {f"{name} {i}": np.asarray(a) for i, a in enumerate(jax.tree.leaves(fitted.params))}
+            assert all(a.is_fully_addressable for a in jax.tree.leaves(fitted.state))
+        by_rows = trained("textconv", mesh, rows={"E": "x"}, at_once=1, budget=200)
+        kept |= {f"rows {i}": np.asarray(a) for i, a in enumerate(jax.tree.leaves(by_rows.params))}
+        _, net, data = NETS["rnn, every step"]
+        there = train._mesh.replicated(net, mesh)
+        for batch in (3, 100):  # more batches than processes, and fewer
+            predict = partial(rnn.predict, every_step=True)
+            kept[f"predictions {batch}"] = train.predictions(predict, there, data, batch)
+            kept[f"scores {batch}"] = np.array(list(train.scores(rnn.loss, predict, there, data, batch).values()))
+        watched = trained("dense", mesh, epochs=9, watch=lambda p: p.epoch == 2 and process == str(int(processes) - 1))
+        kept["stopped"] = np.array(len(watched.history))
+    try:
+        _processes.check_alike({"colour": process})
+        kept["refused"] = np.array("")
+    except ValueError as error:
+        kept["refused"] = np.array(str(error))
+    np.savez(Path(folder) / f"{process}.npz", **kept, losses=np.array(list(losses.values())))
+    jax.distributed.shutdown()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
