@@ -2,12 +2,12 @@
 
     python -m benchmarks.scaling [--json] [--out FOLDER] [--show FILE]
 
-    t(N) = launch + example · (⌊B/N⌋ + B mod N) + 2 log₂ N · message + 2 (N − 1)/N · bytes / bandwidth
+    t(N) = launch + example · (⌊B/N⌋ + B mod N) + 2 log₂ N · message + 2 (N − 1)/N · bytes · byte
 
-`launch` and `example` are of one device, from steps of several batch sizes B; `message` and `bandwidth` from sums of
-vectors of several lengths over two devices of a process, and over two processes by the loopback address. The model is
-then held against steps on two devices, which it was not fitted on. `--out` keeps `scaling.json` and draws
-`scaling.png`, from which `--show` prints.
+A device is a core here. `launch` and `example` are of a process that has one core to itself, from steps of several
+batch sizes B; `message` and `byte` from sums of vectors of several lengths over two devices of a process, and over
+two processes by the loopback address. The model is then held against steps on two devices, which it was not fitted on.
+`--out` keeps `scaling.json` and draws `scaling.png`; `--show` prints what was kept.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +25,23 @@ import jax
 import numpy as np
 
 from benchmarks.devices import steps
+from benchmarks.rnn import CLASSES
 from benchmarks.timing import OURS, interleaved
 from jaxnets.check._progress import progress
 
 WORKS = {"28,28,128": (28, 28, 128), "784,1,128": (784, 1, 128), "256,128,256": (256, 128, 256)}  # T, D, H
 BATCHES = (8, 16, 32, 64, 128)
 LENGTHS = (1_000, 10_000, 100_000, 1_000_000)  # numbers of float32 that are summed
-NETWORK = (50e-6, 1.25e9)  # seconds a message, bytes a second: 10 Gbit/s Ethernet, on paper
+NETWORK = (50e-6, 0.8e-9)  # seconds a message, seconds a byte: 10 Gbit/s Ethernet, on paper
 COUNTS = (1, 2, 4, 8, 16, 64, 256, 1024)
 WEAK, STRONG = 32, 1024  # examples a device; examples of all devices together
 
 
 def predicted(fit: dict[str, float], between: Sequence[float], bytes_: int, batch: int, devices: int) -> float:
     """The formula above, in seconds."""
-    message, bandwidth = between
+    message, byte = between
     alone = fit["launch"] + fit["example"] * (batch // devices + batch % devices)
-    return alone + 2 * math.log2(devices) * message + 2 * (devices - 1) / devices * bytes_ / bandwidth
+    return alone + 2 * math.log2(devices) * message + 2 * (devices - 1) / devices * bytes_ * byte
 
 
 def fitted(of: Sequence[float], took: Any) -> tuple[float, float]:
@@ -54,20 +55,27 @@ def fitted(of: Sequence[float], took: Any) -> tuple[float, float]:
     return float(a), float(b)
 
 
-def of_steps(T: int, D: int, H: int, mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """Steps of one device by batch, and what the model says of two beside what two take."""
-    contestants: dict[Any, Callable[[], Any]] = {}
-    for B in BATCHES:
-        found = steps(T, B, D, H, mesh)
-        contestants |= {(B, n): run for (name, n), run in found.items() if name == OURS}
-    times = dict(zip(contestants, np.median(interleaved(list(contestants.values()), 7, 4.0), 0), strict=True))
-    launch, example = fitted(BATCHES, [times[B, 1] for B in BATCHES])
-    return {
-        "launch": launch,
-        "example": example,
-        "one": {B: times[B, 1] for B in BATCHES},
-        "two": {B: times[B, 2] for B in BATCHES},
-    }
+def of_steps(mesh: jax.sharding.Mesh) -> dict[str, dict[int, float]]:
+    """Seconds of a step of ours on all devices of a mesh, by work and batch."""
+    found = {}
+    for name, (T, D, H) in progress(list(WORKS.items()), "scaling"):
+        runs = [steps(T, B, D, H, mesh)[OURS, mesh.size] for B in BATCHES]
+        found[name] = dict(zip(BATCHES, np.median(interleaved(runs, 7, 4.0), 0).tolist(), strict=True))
+    return found
+
+
+def of_a_core() -> dict[str, dict[int, float]]:
+    """The same on one device, all threads of its process on one core."""
+    command = [sys.executable, "-m", "benchmarks.scaling", "--core", str(min(os.sched_getaffinity(0)))]
+    told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+    return {name: {int(B): seconds for B, seconds in row.items()} for name, row in told.items()}
+
+
+def _on_a_core(core: int) -> int:
+    os.sched_setaffinity(0, {core})  # before JAX starts its threads
+    jax.config.update("jax_num_cpu_devices", 1)
+    print(json.dumps(of_steps(jax.sharding.Mesh(np.array(jax.devices()), ("batch",)))), flush=True)
+    return 0
 
 
 def of_sums(mesh: jax.sharding.Mesh, lengths: Sequence[int]) -> dict[str, Any]:
@@ -97,7 +105,7 @@ def of_sums(mesh: jax.sharding.Mesh, lengths: Sequence[int]) -> dict[str, Any]:
     else:
         times = np.median(interleaved(contestants, 7, 2.0), 0) / rounds
     a, b = fitted([4 * length for length in lengths], times)
-    return {"message": a / 2, "bandwidth": 1 / b, "seconds": dict(zip(lengths, times.tolist(), strict=True))}
+    return {"message": a / 2, "byte": b, "seconds": dict(zip(lengths, times.tolist(), strict=True))}
 
 
 def of_processes() -> dict[str, Any]:
@@ -129,9 +137,12 @@ def _between(address: str, lengths: Sequence[int], process: int) -> int:
 def measure() -> dict[str, Any]:
     """All that the model needs, of two devices."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("batch",))
+    one, two = of_a_core(), of_steps(mesh)
     rows = {}
-    for name, (T, D, H) in progress(list(WORKS.items()), "scaling"):
-        rows[name] = of_steps(T, D, H, mesh) | {"bytes": 4 * (D * H + H * H + H + H * 10 + 10)}
+    for name, (_, D, H) in WORKS.items():
+        launch, example = fitted(list(one[name]), list(one[name].values()))
+        bytes_ = 4 * (D * H + H * H + H + H * CLASSES + CLASSES)
+        rows[name] = {"launch": launch, "example": example, "bytes": bytes_, "one": one[name], "two": two[name]}
     about = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "cores": os.cpu_count()}
     return about | {"works": rows, "in one process": of_sums(mesh, LENGTHS), "two processes": of_processes()}
 
@@ -144,20 +155,19 @@ def told(found: dict[str, Any]) -> str:
         by_length = ", ".join(f"{1e6 * s:.0f} µs of {4 * int(n) / 1e3:.0f} kB" for n, s in sums["seconds"].items())
         lines.append(
             f"a sum over two devices, {where}: message {1e6 * sums['message']:.0f} µs, "
-            f"{sums['bandwidth'] / 1e9:.2f} GB/s ({by_length})"
+            f"{1e9 * sums['byte']:.2f} ms a MB ({by_length})"
         )
     lines.append(
-        f"\n{'T,D,H':<14}{'launch ms':>10}{'example ms':>11}  step on two devices, measured / model, of batches"
+        f"\n{'T,D,H':<14}{'launch ms':>10}{'example ms':>11}  batch: step on one and two devices, of the model's"
     )
     for name, row in found["works"].items():
-        between = found["in one process"]["message"], found["in one process"]["bandwidth"]
-        ratios = [
-            f"{B}: {row['two'][B] / predicted(row, between, row['bytes'], int(B), 2):.2f}" for B in list(row["two"])
-        ]
-        lines.append(f"{name:<14}{1e3 * row['launch']:>10.2f}{1e3 * row['example']:>11.4f}  {', '.join(ratios)}")
-    lines.append(
-        f"\non paper, over {NETWORK[1] / 1.25e8:.0f} Gbit/s with {1e6 * NETWORK[0]:.0f} µs a message: speed-up"
-    )
+        between = found["in one process"]["message"], found["in one process"]["byte"]
+        of_batch = []
+        for B in row["one"]:
+            model = [predicted(row, between, row["bytes"], int(B), n) for n in (1, 2)]
+            of_batch.append(f"{B}: {row['one'][B] / model[0]:.2f} {row['two'][B] / model[1]:.2f}")
+        lines.append(f"{name:<14}{1e3 * row['launch']:>10.2f}{1e3 * row['example']:>11.4f}  {', '.join(of_batch)}")
+    lines.append(f"\non paper, over {8e-9 / NETWORK[1]:.0f} Gbit/s with {1e6 * NETWORK[0]:.0f} µs a message: speed-up")
     lines.append(f"{'':<36}" + "".join(f"{n:>7}" for n in COUNTS))
     for name, row in found["works"].items():
         for what, weak in ((f"{WEAK} examples a device", True), (f"{STRONG} examples in all", False)):
@@ -200,10 +210,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep what was measured, and draw the model")
     parser.add_argument("--show", type=Path, metavar="FILE", help="print what was kept, and measure nothing")
     parser.add_argument("--between", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--core", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.between:
         return _between(options.between[0], [int(n) for n in options.between[1:]], options.process)
+    if options.core is not None:
+        return _on_a_core(options.core)
     jax.config.update("jax_num_cpu_devices", 2)
     found = json.loads(options.show.read_text() if options.show else json.dumps(measure()))
     sys.stderr.write("\r\033[K" if sys.stderr.isatty() else "")

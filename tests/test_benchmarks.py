@@ -165,13 +165,14 @@ def test_the_model_of_a_step_over_devices(monkeypatch, tmp_path):
     fit = {"launch": 1.0, "example": 0.5}
     assert scaling.fitted([1, 2, 4], [1.5, 2.0, 3.0]) == pytest.approx((1.0, 0.5))
     assert scaling.fitted([1, 2, 4], [1.0, 3.0, 7.0])[0] == 0.0  # a launch takes no less than no time
-    assert scaling.predicted(fit, (0.25, 100.0), 200, 16, 1) == 9.0
+    assert scaling.predicted(fit, (0.25, 0.01), 200, 16, 1) == 9.0
     # Four devices: four examples each, four messages of a quarter, one and a half times two seconds of bytes.
-    assert scaling.predicted(fit, (0.25, 100.0), 200, 16, 4) == 1 + 2 + 1 + 3
-    assert scaling.predicted(fit, (0.0, 1e9), 0, 17, 4) == 1 + 0.5 * 5  # what is left over is computed by all
+    assert scaling.predicted(fit, (0.25, 0.01), 200, 16, 4) == 1 + 2 + 1 + 3
+    assert scaling.predicted(fit, (0.0, 0.0), 0, 17, 4) == 1 + 0.5 * 5  # what is left over is computed by all
     monkeypatch.setattr(scaling, "WORKS", {"4,3,6": (4, 3, 6)})
     monkeypatch.setattr(scaling, "BATCHES", (2, 4))
     monkeypatch.setattr(scaling, "LENGTHS", (10, 1000))
+    monkeypatch.setattr(scaling, "of_a_core", lambda: {"4,3,6": {2: 0.1, 4: 0.2}})  # another process has its own WORKS
     found = json.loads(json.dumps(scaling.measure()))
     assert "4,3,6" in scaling.told(found)
     assert scaling.gain(found["works"]["4,3,6"], 1, weak=True) == 1
