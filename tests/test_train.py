@@ -17,7 +17,7 @@ import pytest
 
 from helpers import assert_close, assert_same, tolerance
 from jaxnets import data, dense, rnn, textconv, train
-from jaxnets.train import _checkpoint, _fit
+from jaxnets.train import _checkpoint, _plan
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def test_every_example_has_its_turn_and_no_epoch_is_like_another():
         numbers = 2.0 ** np.arange(12, dtype=np.float32)
         fitted = train.fit(loss, jnp.zeros(()), (numbers,), optax.sgd(1.0), epochs=epochs, batch=3)
         assert float(fitted.params) == 4095 * epochs
-    orders = [_fit._Plan([12], [3], [4], [4]).pieces([{}], KEY, epoch, 0) for epoch in (0, 1)]
+    orders = [_plan.Plan([12], [3], [4], [4]).pieces([{}], KEY, epoch, 0) for epoch in (0, 1)]
     first, second = (next(order).picked for order in orders)
     assert sorted(first.ravel()) == list(range(12))
     assert (first != second).any()
@@ -293,13 +293,13 @@ KILLER = """
 import os, pathlib, random, signal, sys, time, warnings
 import jax, numpy as np, optax
 from jaxnets import dense, train
-from jaxnets.train import _checkpoint, _fit
+from jaxnets.train import _checkpoint, _run
 
 warnings.simplefilter("ignore")  # of a fork: this process computes nothing, and has no threads that could be missed
 folder = pathlib.Path(sys.argv[1])
 jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))  # so that a child is soon where it counts
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-_fit.SAVE_EVERY = 0.0  # after each piece, that there be much to interrupt
+_run.SAVE_EVERY = 0.0  # after each piece, that there be much to interrupt
 
 
 def begin(name):

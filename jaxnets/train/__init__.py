@@ -6,11 +6,11 @@
 
 from jaxnets.train._checkpoint import load as load
 from jaxnets.train._checkpoint import save as save
-from jaxnets.train._fit import Diverged as Diverged
-from jaxnets.train._fit import Fitted as Fitted
 from jaxnets.train._fit import Progress as Progress
 from jaxnets.train._fit import fit as fit
 from jaxnets.train._processes import Lost as Lost
+from jaxnets.train._run import Diverged as Diverged
+from jaxnets.train._run import Fitted as Fitted
 from jaxnets.train._scores import auc as auc
 from jaxnets.train._scores import predictions as predictions
 from jaxnets.train._scores import scores as scores

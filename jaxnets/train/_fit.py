@@ -5,27 +5,23 @@ import inspect
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from jaxnets._chunks import near_divisor
 from jaxnets._shapes import Call
 from jaxnets.train import _processes
-from jaxnets.train._checkpoint import as_in, newest, save
 from jaxnets.train._examples import buckets_of, size
-from jaxnets.train._mesh import Order, dealt, is_mean, placed, replicated, shares
+from jaxnets.train._mesh import is_mean
+from jaxnets.train._plan import plan_of
+from jaxnets.train._run import Fitted, Run
 from jaxnets.train._scores import scores
 from jaxnets.train._steps import TrainState, marks_of, runner, start
-
-TURN = 16  # about so many steps of one bucket before another has its turn
-SAVE_EVERY = 60.0  # seconds, within an epoch
 
 
 class Progress(NamedTuple):
@@ -38,18 +34,6 @@ class Progress(NamedTuple):
     loss: float  # the mean of the steps just done
     entry: dict[str, float] | None  # of the history, where an epoch has just ended
     history: list[dict[str, float]]  # entries of the epochs that are done
-
-
-class Fitted(NamedTuple):
-    """What comes of a run."""
-
-    params: Any  # of the best epoch where a validation set was watched, else of the last step
-    state: TrainState  # after the last step
-    history: list[dict[str, float]]  # an entry an epoch
-
-
-class Diverged(FloatingPointError):  # noqa: N818
-    """The loss is not a number any more."""
 
 
 def fit(
@@ -135,9 +119,9 @@ def fit(
     if mesh is not None and (key is None or key.default is not key.empty) and not is_mean(loss, params, buckets[0]):
         expected = "a mean over examples, over valid steps, or by weights, where there is a mesh"
         call.fail(ValueError, "loss", expected, "one whose halves of a batch do not make the whole")
-    plan = _plan(call, buckets, batch, at_once, budget, mesh)
+    plan = plan_of(call, buckets, batch, at_once, budget, mesh)
     settings = {"seed": seed, "batch": batch, "examples": plan.sizes, "validation": bool(held_out), "rows": rows}
-    run = _Run(plan.steps, state, held_out is not None, out, settings, mesh)
+    run = Run(plan.steps, state, held_out is not None, out, settings, mesh)
     advance = runner(loss, optimizer, rows, key is not None, mesh, plan.deals)
 
     def told(losses: np.ndarray, entry: dict[str, float] | None = None) -> bool:
@@ -189,119 +173,6 @@ def fit(
         return run.fitted()
 
 
-class _Run:
-    """What changes in the course of a run, and its checkpoints."""
-
-    def __init__(
-        self,
-        steps: int,
-        state: TrainState,
-        judged: bool,
-        out: str | Path | None,
-        settings: dict[str, Any],
-        mesh: Mesh | None,
-    ):
-        self.steps, self.state, self.out, self.settings = steps, state, out, settings
-        self.step, self.total = 0, 0.0  # steps done; the losses of this epoch, added up
-        self.history: list[dict[str, float]] = []
-        self.best = jax.tree.map(jnp.copy, state.params) if judged else None
-        self.best_value, self.best_epoch = math.inf, 0
-        self.saved_at, self.last_file = time.monotonic(), None
-        self.mesh, self.writes = mesh, _processes.writes(mesh)
-
-    def begin(self) -> None:
-        """Go on from the folder's checkpoint, if there is one; put all where the steps want it."""
-        if self.out is not None and self.writes:
-            Path(self.out).mkdir(parents=True, exist_ok=True)
-            if found := newest(self.out):
-                self._go_on_from(*found)
-        if _processes.several(self.mesh):
-            self._take_over(*_processes.as_first(self._arrays(), self._record()))
-        if self.mesh is not None:
-            self.state, self.best = replicated((self.state, self.best), self.mesh)
-
-    @property
-    def epoch(self) -> int:
-        """Epochs that are done with, their validation included."""
-        return len(self.history)
-
-    @property
-    def done(self) -> int:
-        """Steps of the epoch at hand."""
-        return self.step - self.epoch * self.steps
-
-    @property
-    def mean_loss(self) -> float:
-        return self.total / self.steps
-
-    def took(self, losses: np.ndarray) -> None:
-        """Count steps."""
-        self.step, self.total = self.step + len(losses), self.total + float(losses.sum())
-
-    def kept(self) -> str:
-        """What is left of a run that failed."""
-        if self.out is None or self.writes:
-            return f"The last good checkpoint is {self.last_file}. " if self.last_file else ""
-        return "The last good checkpoint is with process 0. "
-
-    def diverged(self, what: str) -> NoReturn:
-        raise Diverged(f"fit: {what}. {self.kept()}A lower learning rate or optax.clip_by_global_norm may help.")
-
-    def check_params(self) -> None:
-        """A step's loss is that of the parameters before it: what it left is seen here, before it is kept."""
-        here = _processes.of_this_process(self.state.params)
-        floats = [a for a in jax.tree.leaves(here) if jnp.issubdtype(a.dtype, jnp.inexact)]
-        if not _all_finite(floats):
-            self.diverged(f"the parameters after step {self.step} are not all finite")
-
-    def judge(self, value: float) -> None:
-        """Keep the parameters of the epoch at hand, if they are the best so far."""
-        if value < self.best_value:
-            self.best_value, self.best_epoch = value, self.epoch + 1
-            self.best = jax.tree.map(jnp.copy, self.state.params)
-
-    def has_stalled(self, patience: int | None) -> bool:
-        return patience is not None and self.epoch - self.best_epoch >= patience
-
-    def close_epoch(self, entry: dict[str, float]) -> None:
-        self.history.append({"epoch": self.epoch + 1, "step": self.step, **entry})
-        self.total = 0.0
-        self.save()
-
-    def fitted(self) -> Fitted:
-        state, best = _processes.of_this_process((self.state, self.best))
-        return Fitted(state.params if best is None else best, state, self.history)
-
-    def save_if_due(self) -> None:
-        if time.monotonic() - self.saved_at > SAVE_EVERY:
-            self.save()
-
-    def save(self) -> None:
-        if self.out is not None and self.writes:
-            self.check_params()
-            self.last_file = save(self.out, self.step, self._arrays(), self._record())
-            self.saved_at = time.monotonic()
-
-    def _arrays(self) -> dict[str, Any]:
-        return _processes.of_this_process({"state": self.state, "best": self.best})
-
-    def _record(self) -> dict[str, Any]:
-        names = ("step", "total", "history", "best_value", "best_epoch", "settings")
-        return {name: getattr(self, name) for name in names}
-
-    def _go_on_from(self, by_name: dict[str, np.ndarray], record: dict[str, Any], file: Path) -> None:
-        if record.get("settings") != self.settings:
-            came = record.get("settings", "no run of fit")
-            raise ValueError(f"fit: out holds another run ({file}: {came}; this one: {self.settings})")
-        self._take_over(as_in(self._arrays(), by_name, file), record)
-        self.last_file = file
-
-    def _take_over(self, arrays: dict[str, Any], record: dict[str, Any]) -> None:
-        self.state, self.best = arrays["state"], arrays["best"]
-        for name, value in record.items():
-            setattr(self, name, value)
-
-
 def _facts(settings: dict[str, Any], state: TrainState, buckets: list[dict[str, Any]]) -> dict[str, str]:
     """What processes of one run have alike; of the data some examples are looked at."""
     of_state = [f"{a.dtype}{a.shape}" for a in jax.tree.leaves(state)]
@@ -312,85 +183,6 @@ def _facts(settings: dict[str, Any], state: TrainState, buckets: list[dict[str, 
             digest.update(f"{name} {a.dtype} {a.shape}".encode() + some.tobytes())
     settings = {name: value for name, value in settings.items() if name != "examples"}
     return {"parameters or optimizer": str(of_state), "settings": json.dumps(settings), "data": digest.hexdigest()}
-
-
-@jax.jit
-def _all_finite(arrays: list[jax.Array]) -> jax.Array:
-    return jnp.array([jnp.isfinite(a).all() for a in arrays]).all()
-
-
-class _Plan(NamedTuple):
-    """How an epoch is cut: a bucket into steps, its steps into turns between those of other buckets, and these into
-    pieces. The pieces decide nothing but when Python is visited."""
-
-    sizes: list[int]  # examples of each bucket
-    batches: list[int]  # of a step
-    turns: list[int]  # steps of a turn
-    pieces_of: list[int]  # steps of a piece
-    mesh: Mesh | None = None
-    deals: bool = False  # whether each device has its share of the data alone
-
-    @property
-    def steps(self) -> int:
-        return sum(n // b for n, b in zip(self.sizes, self.batches, strict=True))
-
-    def pieces(self, buckets: list[dict[str, Any]], key: jax.Array, epoch: int, done: int) -> Iterator["_Piece"]:
-        """Steps with their data on the devices, without the `done` first steps of the epoch."""
-        key = jax.random.fold_in(key, epoch)
-        orders, turns = [], []
-        for i, (n, batch, length) in enumerate(zip(self.sizes, self.batches, self.turns, strict=True)):
-            order = jax.random.permutation(jax.random.fold_in(key, i), n)[: n // batch * batch].reshape(-1, batch)
-            orders.append(np.asarray(order))
-            turns += [(i, first, min(first + length, len(order))) for first in range(0, len(order), length)]
-        for turn in jax.random.permutation(jax.random.fold_in(key, len(buckets)), len(turns)).tolist():
-            i, first, end = turns[turn]
-            skipped = min(done, end - first)
-            done -= skipped
-            for at in range(first + skipped, end, self.pieces_of[i]):
-                yield self._piece(buckets[i], orders[i][at : min(at + self.pieces_of[i], end)])
-
-    def _piece(self, bucket: dict[str, Any], picked: np.ndarray) -> "_Piece":
-        if self.mesh is not None:
-            order = shares(picked, self.mesh)
-            there = dealt(bucket, order, self.mesh) if self.deals else (bucket, placed(order, self.mesh))
-            return _Piece(bucket, picked, *there)
-        if all(isinstance(a, jax.Array) for a in bucket.values()):
-            return _Piece(bucket, picked, bucket, jnp.asarray(picked))
-        block = {name: jnp.asarray(a[picked.reshape(-1)]) for name, a in bucket.items()}
-        return _Piece(bucket, picked, block, jnp.arange(picked.size).reshape(picked.shape))
-
-
-class _Piece(NamedTuple):
-    """Steps between two visits of Python."""
-
-    bucket: dict[str, Any]
-    picked: np.ndarray  # examples of the bucket, [steps, batch]
-    data: dict[str, jax.Array]  # on the devices, as the runner takes them
-    order: jax.Array | Order
-
-
-def _plan(
-    call: Call, buckets: list[dict[str, Any]], batch: int, at_once: int | None, budget: int, mesh: Mesh | None
-) -> _Plan:
-    """Puts data within the budget on the device, unless several processes have a share each."""
-    sizes = [size(bucket) for bucket in buckets]
-    batches = [min(batch, n) for n in sizes]
-    steps = [n // b for n, b in zip(sizes, batches, strict=True)]
-    turns = steps if len(buckets) == 1 else [near_divisor(s, min(TURN, s)) for s in steps]
-    most = max(steps) if at_once is None else call.size("at_once", at_once)
-    bytes_ = [sum(a.nbytes for a in bucket.values()) for bucket in buckets]
-    whole, several = sum(bytes_) <= call.size("budget", budget), _processes.several(mesh)
-    if whole and not several:
-        for bucket in buckets:
-            bucket.update({name: replicated(a, mesh) for name, a in bucket.items()})
-    elif mesh is not None:
-        for bucket in buckets:
-            bucket.update({name: np.asarray(a) for name, a in bucket.items()})
-    if whole:
-        return _Plan(sizes, batches, turns, [most] * len(sizes), mesh, several)
-    of_device = [b if mesh is None else b // mesh.size + b % mesh.size for b in batches]
-    room = [budget // 2 * n // (b * held) for n, b, held in zip(sizes, of_device, bytes_, strict=True)]
-    return _Plan(sizes, batches, turns, [max(min(most, r), 1) for r in room], mesh, mesh is not None)
 
 
 def _refuse_bad_data(loss: Callable[..., Any], params: Any, data: dict[str, Any], keyed: bool) -> None:

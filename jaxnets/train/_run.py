@@ -1,0 +1,148 @@
+"""Where a run stands: what changes in its course, its checkpoints, and what comes of it."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxnets.train import _processes
+from jaxnets.train._checkpoint import as_in, newest, save
+from jaxnets.train._mesh import replicated
+from jaxnets.train._steps import TrainState
+
+SAVE_EVERY = 60.0  # seconds, within an epoch
+
+
+class Fitted(NamedTuple):
+    """What comes of a run."""
+
+    params: Any  # of the best epoch where a validation set was watched, else of the last step
+    state: TrainState  # after the last step
+    history: list[dict[str, float]]  # an entry an epoch
+
+
+class Diverged(FloatingPointError):  # noqa: N818
+    """The loss is not a number any more."""
+
+
+class Run:
+    """What changes in the course of a run, and its checkpoints."""
+
+    def __init__(
+        self,
+        steps: int,
+        state: TrainState,
+        judged: bool,
+        out: str | Path | None,
+        settings: dict[str, Any],
+        mesh: Mesh | None,
+    ):
+        self.steps, self.state, self.out, self.settings = steps, state, out, settings
+        self.step, self.total = 0, 0.0  # steps done; the losses of this epoch, added up
+        self.history: list[dict[str, float]] = []
+        self.best = jax.tree.map(jnp.copy, state.params) if judged else None
+        self.best_value, self.best_epoch = math.inf, 0
+        self.saved_at, self.last_file = time.monotonic(), None
+        self.mesh, self.writes = mesh, _processes.writes(mesh)
+
+    def begin(self) -> None:
+        """Go on from the folder's checkpoint, if there is one; put all where the steps want it."""
+        if self.out is not None and self.writes:
+            Path(self.out).mkdir(parents=True, exist_ok=True)
+            if found := newest(self.out):
+                self._go_on_from(*found)
+        if _processes.several(self.mesh):
+            self._take_over(*_processes.as_first(self._arrays(), self._record()))
+        if self.mesh is not None:
+            self.state, self.best = replicated((self.state, self.best), self.mesh)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are done with, their validation included."""
+        return len(self.history)
+
+    @property
+    def done(self) -> int:
+        """Steps of the epoch at hand."""
+        return self.step - self.epoch * self.steps
+
+    @property
+    def mean_loss(self) -> float:
+        return self.total / self.steps
+
+    def took(self, losses: np.ndarray) -> None:
+        """Count steps."""
+        self.step, self.total = self.step + len(losses), self.total + float(losses.sum())
+
+    def kept(self) -> str:
+        """What is left of a run that failed."""
+        if self.out is None or self.writes:
+            return f"The last good checkpoint is {self.last_file}. " if self.last_file else ""
+        return "The last good checkpoint is with process 0. "
+
+    def diverged(self, what: str) -> NoReturn:
+        raise Diverged(f"fit: {what}. {self.kept()}A lower learning rate or optax.clip_by_global_norm may help.")
+
+    def check_params(self) -> None:
+        """A step's loss is that of the parameters before it: what it left is seen here, before it is kept."""
+        here = _processes.of_this_process(self.state.params)
+        floats = [a for a in jax.tree.leaves(here) if jnp.issubdtype(a.dtype, jnp.inexact)]
+        if not _all_finite(floats):
+            self.diverged(f"the parameters after step {self.step} are not all finite")
+
+    def judge(self, value: float) -> None:
+        """Keep the parameters of the epoch at hand, if they are the best so far."""
+        if value < self.best_value:
+            self.best_value, self.best_epoch = value, self.epoch + 1
+            self.best = jax.tree.map(jnp.copy, self.state.params)
+
+    def has_stalled(self, patience: int | None) -> bool:
+        return patience is not None and self.epoch - self.best_epoch >= patience
+
+    def close_epoch(self, entry: dict[str, float]) -> None:
+        self.history.append({"epoch": self.epoch + 1, "step": self.step, **entry})
+        self.total = 0.0
+        self.save()
+
+    def fitted(self) -> Fitted:
+        state, best = _processes.of_this_process((self.state, self.best))
+        return Fitted(state.params if best is None else best, state, self.history)
+
+    def save_if_due(self) -> None:
+        if time.monotonic() - self.saved_at > SAVE_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        if self.out is not None and self.writes:
+            self.check_params()
+            self.last_file = save(self.out, self.step, self._arrays(), self._record())
+            self.saved_at = time.monotonic()
+
+    def _arrays(self) -> dict[str, Any]:
+        return _processes.of_this_process({"state": self.state, "best": self.best})
+
+    def _record(self) -> dict[str, Any]:
+        names = ("step", "total", "history", "best_value", "best_epoch", "settings")
+        return {name: getattr(self, name) for name in names}
+
+    def _go_on_from(self, by_name: dict[str, np.ndarray], record: dict[str, Any], file: Path) -> None:
+        if record.get("settings") != self.settings:
+            came = record.get("settings", "no run of fit")
+            raise ValueError(f"fit: out holds another run ({file}: {came}; this one: {self.settings})")
+        self._take_over(as_in(self._arrays(), by_name, file), record)
+        self.last_file = file
+
+    def _take_over(self, arrays: dict[str, Any], record: dict[str, Any]) -> None:
+        self.state, self.best = arrays["state"], arrays["best"]
+        for name, value in record.items():
+            setattr(self, name, value)
+
+
+@jax.jit
+def _all_finite(arrays: list[jax.Array]) -> jax.Array:
+    return jnp.array([jnp.isfinite(a).all() for a in arrays]).all()
