@@ -9,10 +9,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 
 import conftest  # noqa: F401 (how JAX is run)
 from jaxnets import rnn, train
-from jaxnets.train import _processes
 
 
 def main(address, processes, process, folder):
@@ -36,15 +36,25 @@ def main(address, processes, process, folder):
             predict = partial(rnn.predict, every_step=True)
             kept[f"predictions {batch}"] = train.predictions(predict, there, data, batch)
             kept[f"scores {batch}"] = np.array(list(train.scores(rnn.loss, predict, there, data, batch).values()))
-        watched = trained("dense", mesh, epochs=9, watch=lambda p: p.epoch == 2 and process == str(int(processes) - 1))
+        watched = trained("dense", mesh, epochs=9, watch=lambda p: p.epoch == 2 and int(process) == int(processes) - 1)
         kept["stopped"] = np.array(len(watched.history))
-    try:
-        _processes.check_alike({"colour": process})
-        kept["refused"] = np.array("")
-    except ValueError as error:
-        kept["refused"] = np.array(str(error))
+        last = int(process) == int(processes) - 1
+        kept |= {
+            "other options": refused(lambda: trained("dense", mesh, epochs=2 + last)),
+            "other rate": refused(lambda: trained("dense", mesh, optimizer=optax.sgd(0.1 + last))),
+            "one fails": refused(lambda: trained("dense", mesh, watch=lambda _: {}["no such"] if last else False)),
+        }
     np.savez(Path(folder) / f"{process}.npz", **kept, losses=np.array(list(losses.values())))
     jax.distributed.shutdown()
+
+
+def refused(run):
+    """What is said of a run that cannot be; of processes that go on nothing is waited for."""
+    try:
+        run()
+    except (ValueError, KeyError, train.Lost) as error:
+        return np.array(f"{type(error).__name__}: {error}")
+    return np.array("")
 
 
 if __name__ == "__main__":

@@ -64,8 +64,8 @@ def mesh_of(devices):
 def trained(name, mesh, **options):
     loss, net, data = NETS[name]
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.02))
-    given = {"epochs": 2, "batch": 11, "seed": 1} | options
-    return train.fit(given.pop("loss", loss), net, data, optimizer, mesh=mesh, **given)
+    given = {"epochs": 2, "batch": 11, "seed": 1, "optimizer": optimizer} | options
+    return train.fit(given.pop("loss", loss), net, data, mesh=mesh, **given)
 
 
 def fit(name, devices, **options):

@@ -34,8 +34,8 @@ def mesh(asked: str, params: Any) -> Mesh | None:
         on_cpu = there[0].platform == "cpu"
         count = (min(_cores(), len(there)) if small else 1) if on_cpu else len(there)
     if jax.process_count() > 1:  # so many of each process
-        of_process = [[d for d in jax.devices() if d.process_index == p] for p in range(jax.process_count())]
-        return Mesh(np.array([d for devices in of_process for d in devices[:count]]), ("batch",))
+        by_process = [[d for d in jax.devices() if d.process_index == p] for p in range(jax.process_count())]
+        return Mesh(np.array([d for devices in by_process for d in devices[:count]]), ("batch",))
     return None if count == 1 else Mesh(np.array(there[:count]), ("batch",))
 
 

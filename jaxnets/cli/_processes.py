@@ -8,6 +8,7 @@ person has started stands beside it and says in a line what happened.
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,11 +27,11 @@ from jaxnets.cli import fail
 from jaxnets.cli._guard import guarded
 from jaxnets.train._processes import GONE, Lost, watched
 
-WAIT = 40  # seconds for the others to come
+WAIT = 40  # seconds for all to come
 SILENCE = 30  # seconds after which a process that says nothing counts as gone
 PARTING = 300  # seconds that those who are done wait for those who still draw
-NOTES = "JAXNETS_NOTES"  # where the two processes of a command leave notes for each other
-_NOISE, _WHY = "noise", "why"
+NOTES = "JAXNETS_NOTES"  # the folder where the two processes of a command leave notes for each other, and until when
+_NOISE, _WHY, _FOLDER, _HEARS = "noise", "why", "folder", "hears"
 
 
 @contextmanager
@@ -39,29 +40,38 @@ def joined(coordinator: str, processes: int, process: int) -> Iterator[bool]:
     if processes == 1:
         yield False
         return
-    late = f"not all {processes} processes have come to {coordinator} within {WAIT} s"
-    if_it_ends(late)
+    notes, until = _notes()
+    late = f"not all {processes} processes have come to {coordinator} within {WAIT} s, or something else answers there"
+    (notes / _WHY).write_text(late)
     try:
         jax.distributed.initialize(
             coordinator,
             processes,
             process,
-            initialization_timeout=WAIT,
+            initialization_timeout=max(int(until - time.time()), 5),
             heartbeat_timeout_seconds=SILENCE,
             shutdown_timeout_seconds=PARTING,
         )
     except jax.errors.JaxRuntimeError as error:
-        raise Lost(f"{late} ({str(error).splitlines()[0]})") from error
-    if_it_ends(GONE)
+        raise Lost(_why(late, str(error).splitlines()[0])) from error
+    (notes / _WHY).write_text(GONE)
+    (notes / _HEARS).touch()
     with watched(True, str):
         yield True
+        (notes / _HEARS).unlink()  # what it waits for now it can leave at once
         jax.distributed.shutdown()
 
 
-def if_it_ends(why: str) -> None:
-    """What is to be said where JAX ends this process."""
-    if folder := os.environ.get(NOTES):
-        (Path(folder) / _WHY).write_text(why)
+def belongs_to(folder: Path) -> None:
+    """What there is to go on from, if this process should be ended."""
+    (_notes()[0] / _FOLDER).write_text(str(folder.absolute()))
+
+
+def to_go_on(folder: Path) -> str:
+    """For who has lost a run."""
+    kept = max(folder.glob("step-*.safetensors"), default=None)
+    told = f"The last good checkpoint is {kept}. " if kept else ""
+    return f"{told}To go on: jaxnets resume {folder}"
 
 
 def alone_or_beside(command: str, argv: Sequence[str], options: Any, run: Callable[[], int]) -> int:
@@ -75,47 +85,68 @@ def alone_or_beside(command: str, argv: Sequence[str], options: Any, run: Callab
         return 0
 
     def begin() -> int:
+        until = time.time() + WAIT
         _check(options.coordinator, options.processes, options.process)
-        return run() if options.processes == 1 else _beside(command, argv, options.json)
+        return run() if options.processes == 1 else _beside(command, argv, options.json, until)
 
     return guarded(begin, options.json)
 
 
-def _beside(command: str, argv: Sequence[str], as_json: bool) -> int:
-    with tempfile.TemporaryDirectory() as folder:
+def _beside(command: str, argv: Sequence[str], as_json: bool, until: float) -> int:
+    """A process of its own for the run; what it may be told by signals it is told once it hears."""
+    with tempfile.TemporaryDirectory(prefix="jaxnets-") as folder:
         run = subprocess.Popen(
-            [sys.executable, "-m", "jaxnets", command, *argv],
-            env={**os.environ, NOTES: folder},
+            [sys.executable, "-P", "-m", "jaxnets", command, *argv],
+            env={**os.environ, NOTES: f"{folder}:{until}"},
             stdin=subprocess.PIPE,  # whose end it sees when this one is no more
-            start_new_session=True,  # Ctrl-C comes here alone, and is handed on once
+            start_new_session=True,  # Ctrl-C comes here alone, and is handed on
         )
-        before = {
-            number: signal.signal(number, lambda number, _: run.send_signal(number))
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        heard: list[int] = []
+
+        def hand_on(number: int, _: Any) -> None:
+            heard.append(number)
+            run.send_signal(number if (Path(folder) / _HEARS).exists() and len(heard) < 3 else signal.SIGKILL)
+
+        before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             code = run.wait()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+        if heard and code < 0:
+            raise KeyboardInterrupt
         return code if code >= 0 else _told(Path(folder), -code, as_json)
 
 
-def _told(folder: Path, number: int, as_json: bool) -> int:
+def _told(notes: Path, number: int, as_json: bool) -> int:
     """What to say of a run that a signal has ended."""
     message = f"the run was ended by {signal.Signals(number).name}"
-    if number == signal.SIGABRT and (folder / _WHY).exists():
-        noise = (folder / _NOISE).read_text(errors="replace").splitlines()
+    if number == signal.SIGABRT and (notes / _WHY).exists():
+        noise = (notes / _NOISE).read_text(errors="replace").splitlines()
         reasons = [line.partition("absl::Status: ")[2] for line in noise if "absl::Status: " in line]
-        message = (folder / _WHY).read_text() + "".join(f" ({reason})" for reason in reasons[:1])
+        message = _why((notes / _WHY).read_text(), *reasons[:1])
+    if (notes / _FOLDER).exists():
+        message += f" {to_go_on(Path((notes / _FOLDER).read_text()))}"
     if as_json:
         print(json.dumps({"ok": False, "error": message}), flush=True)
     return fail(message)
 
 
+def _why(told: str, reason: str = "") -> str:
+    if "incarnation" in reason:
+        return "two processes were started with the same --process, or one was started again while the others ran"
+    return f"{told} ({reason})" if reason else told
+
+
+def _notes() -> tuple[Path, float]:
+    folder, _, until = os.environ[NOTES].rpartition(":")
+    return Path(folder), float(until)
+
+
 def _settle() -> None:
-    """In the process that `beside` has made: what is not Python's own goes to a file; it ends with who made it."""
-    noise = os.open(Path(os.environ[NOTES]) / _NOISE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    """In the process that `_beside` has made: what is not Python's own goes to a file; it ends with who made it."""
+    notes, _ = _notes()
+    noise = os.open(notes / _NOISE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream, number in (("stdout", 1), ("stderr", 2)):
         kept = os.fdopen(os.dup(number), "w", buffering=1, encoding="utf-8", errors="replace")
         setattr(sys, stream, kept)
@@ -124,6 +155,7 @@ def _settle() -> None:
     def end_with_the_other() -> None:
         while os.read(0, 1):
             pass
+        shutil.rmtree(notes, ignore_errors=True)
         os._exit(2)
 
     threading.Thread(target=end_with_the_other, daemon=True).start()

@@ -50,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
         with _processes.joined(options.coordinator, options.processes, options.process) as several:
             if several:
                 between.check_alike({})
+                _processes.belongs_to(Path(options.dir))
             content = b"" if several and options.process else _run.content_of(options.dir)
             config = _run.config_of(options.dir, between.from_first(content) if several else content)
             found, mesh = _run.data_of(config), _devices.mesh(options.devices, config.shapes)

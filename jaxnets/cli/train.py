@@ -120,11 +120,11 @@ def _train(options: Options) -> int:
         config, found = plan(options)
         mesh = _devices.mesh(options.devices, config.shapes)
         if several:
-            between.check_alike({"data": config.digest, "command": config.command})
+            between.check_alike({"the data": config.digest, "the options": config.command})
         folder = _run.new_folder(config, options.out) if between.writes(mesh) else Path()
         if several:
             folder = Path(between.from_first(str(folder).encode()).decode())
-            _processes.if_it_ends(f"{_processes.GONE} {how_to_go_on(folder)}")
+            _processes.belongs_to(folder)
         return run(config, found, folder, options.json, mesh)
 
 
@@ -160,10 +160,11 @@ def run(config: _run.Config, found: Any, folder: Path, as_json: bool, mesh: Any)
         except BaseException as error:
             if any(folder.glob("step-*.safetensors")) or not new:
                 if isinstance(error, KeyboardInterrupt):
-                    fail(f"interrupted, and saved. {how_to_go_on(folder)}")
-                    return INTERRUPTED
+                    fail(f"interrupted. {_processes.to_go_on(folder)}")
+                    if not between.several(mesh):
+                        return INTERRUPTED
                 if isinstance(error, between.Lost):
-                    raise between.Lost(f"{error} {how_to_go_on(folder)}") from error
+                    raise between.Lost(f"{error} To go on: jaxnets resume {folder}") from error
             else:
                 (folder / _run.CONFIG).unlink(missing_ok=True)
                 if not any(folder.iterdir()):
@@ -172,7 +173,7 @@ def run(config: _run.Config, found: Any, folder: Path, as_json: bool, mesh: Any)
     if ended.interrupted:
         if as_json:
             print(json.dumps({"ok": False, "interrupted": True, "out": str(folder)}), flush=True)
-        fail(f"interrupted, and saved. {how_to_go_on(folder)}")
+        fail(f"interrupted, and saved. To go on: jaxnets resume {folder}")
         return INTERRUPTED
     draw(config, ended, folder)
     summary = _run.summary(ended, config)
@@ -190,7 +191,11 @@ def run(config: _run.Config, found: Any, folder: Path, as_json: bool, mesh: Any)
 def _help(config: _run.Config, found: Any, folder: Path, mesh: Any) -> int:
     """As a process that is not the first: nothing is written or shown."""
     with stopping() as stop:
-        return INTERRUPTED if _run.fit(config, found, folder, lambda progress: None, stop, mesh).interrupted else 0
+        try:
+            ended = _run.fit(config, found, folder, lambda progress: None, stop, mesh)
+        except between.Lost as error:
+            raise between.Lost(f"{error} To go on: jaxnets resume {folder}, with it or without") from error
+    return INTERRUPTED if ended.interrupted else 0
 
 
 def draw(config: _run.Config, ended: _run.Ended, folder: Path) -> None:
@@ -200,11 +205,6 @@ def draw(config: _run.Config, ended: _run.Ended, folder: Path) -> None:
     if not config.recipe.every_step and len(config.recipe.classes) <= _pictures.MOST:
         table = _run.confusion(config, ended.params, ended.validation)
         _pictures.confusion(folder / "confusion.png", table, config.recipe.classes, config.title)
-
-
-def how_to_go_on(folder: Path) -> str:
-    """For who has lost a run."""
-    return f"To go on: jaxnets resume {folder}"
 
 
 def _settings(options: Options) -> dict[str, Any]:

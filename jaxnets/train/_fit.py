@@ -124,15 +124,28 @@ def fit(
     run = Run(plan.steps, state, held_out is not None, out, settings, mesh)
     advance = runner(loss, optimizer, rows, key is not None, mesh, plan.deals)
 
-    def told(losses: np.ndarray, entry: dict[str, float] | None = None) -> bool:
-        epoch, mean = run.epoch + (entry is None), float(losses.mean())
-        report = Progress(epoch, epochs, run.step, plan.steps, mean, entry, run.history)
-        stop = watch is not None and bool(watch(report))
-        return _processes.any_of(stop) if _processes.several(mesh) else stop
+    several = _processes.several(mesh)
 
-    with _processes.watched(_processes.several(mesh), run.kept):
-        if _processes.several(mesh):
-            _processes.check_alike(_facts(settings, state, buckets))
+    def visited(losses: np.ndarray, entry: dict[str, float] | None = None) -> bool:
+        """Keep what is due, tell who watches; whether it shall end."""
+
+        def keep_and_tell() -> bool:
+            run.save_if_due() if entry is None else run.close_epoch(entry)
+            epoch, mean = run.epoch + (entry is None), float(losses.mean())
+            report = Progress(epoch, epochs, run.step, plan.steps, mean, entry, run.history)
+            return watch is not None and bool(watch(report))
+
+        stop = _processes.together(mesh, keep_and_tell)
+        if stop and entry is None:
+            _processes.together(mesh, run.save)
+        return stop
+
+    with _processes.watched(several, run.kept):
+        if several:
+            options = {"epochs": epochs, "monitor": monitor, "patience": patience, "at_once": at_once, "budget": budget}
+            options |= {"predict": predict is not None, "devices": [d.id for d in mesh.devices.flat] if mesh else []}
+            scored = {"validation": held_out or [], **beside}
+            _processes.check_alike(_facts(settings | options, state, {"data": buckets, **scored}))
         run.begin()
         while run.epoch < epochs and not run.has_stalled(patience):
             begun = time.perf_counter()
@@ -147,11 +160,8 @@ def fit(
                     _refuse_bad_data(loss, params, batch_i, key is not None)
                     run.diverged(f"the loss of step {run.step + int(i) + 1} is {losses[i]}")
                 run.took(losses)
-                if piece is not None:
-                    run.save_if_due()
-                    if told(losses):
-                        run.save()
-                        return run.fitted()
+                if piece is not None and visited(losses):
+                    return run.fitted()
             entry = {"loss": run.mean_loss, "seconds": time.perf_counter() - begun}
             run.check_params()
             for name, given in beside.items():
@@ -167,22 +177,24 @@ def fit(
                     call.fail(ValueError, "monitor", f"one of the scores ({', '.join(found)})", repr(monitor))
                 entry |= {f"validation_{name}": value for name, value in found.items()}
                 run.judge(found[monitor] if monitor == "loss" else -found[monitor])
-            run.close_epoch(entry)
-            if told(losses, entry):
+            if several:
+                _processes.check_same(run.state.params, f"epoch {run.epoch + 1}")
+            if visited(losses, entry):
                 break
         return run.fitted()
 
 
-def _facts(settings: dict[str, Any], state: TrainState, buckets: list[dict[str, Any]]) -> dict[str, str]:
-    """What processes of one run have alike; of the data some examples are looked at."""
+def _facts(settings: dict[str, Any], state: TrainState, data: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
+    """What processes of one run have alike; of large data some examples are looked at."""
     of_state = [f"{a.dtype}{a.shape}" for a in jax.tree.leaves(state)]
     digest = hashlib.blake2b(digest_size=16)
-    for bucket in buckets:
-        for name, a in bucket.items():
-            some = np.ascontiguousarray(a[:: max(size(bucket) // 1000, 1)])
-            digest.update(f"{name} {a.dtype} {a.shape}".encode() + some.tobytes())
-    settings = {name: value for name, value in settings.items() if name != "examples"}
-    return {"parameters or optimizer": str(of_state), "settings": json.dumps(settings), "data": digest.hexdigest()}
+    for part, buckets in data.items():
+        for bucket in buckets:
+            for name, a in bucket.items():
+                some = np.ascontiguousarray(a[:: max(size(bucket) // 1000, 1)])
+                digest.update(f"{part} {name} {a.dtype} {a.shape}".encode() + some.tobytes())
+    facts = {"the data": digest.hexdigest(), "the shapes of parameters or of the optimizer's state": str(of_state)}
+    return facts | {"the options": json.dumps(settings)}
 
 
 def _refuse_bad_data(loss: Callable[..., Any], params: Any, data: dict[str, Any], keyed: bool) -> None:

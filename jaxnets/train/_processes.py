@@ -7,6 +7,8 @@ Each of these functions is called by every process, or none.
 import contextlib
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
@@ -19,6 +21,7 @@ from jax.sharding import Mesh
 
 WIDTH = 64  # bytes of a fact, as it is compared
 FACTS = 8  # at most so many are
+_BETWEEN = re.compile("Gloo|NCCL|RCCL|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|coordination")  # of what goes between them
 GONE = "another process of this run has stopped, or cannot be reached any more."
 
 
@@ -41,7 +44,25 @@ def writes(mesh: Mesh | None) -> bool:
 
 def any_of(flag: bool) -> bool:
     """Whether it is so for one of the processes."""
-    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+    return bool(all_of(np.array(flag)).any())
+
+
+def together(mesh: Mesh | None, act: Callable[[], bool | None]) -> bool:
+    """What each process does by itself, and whether it came out true in one of them. Where it fails in one, no other
+    waits for that one."""
+    if not several(mesh):
+        return bool(act())
+    came, failure = False, None
+    try:
+        came = bool(act())
+    except BaseException as error:
+        failure = error
+    flags = all_of(np.array([came, failure is not None]))
+    if failure is not None:
+        raise failure
+    if flags[:, 1].any():
+        raise Lost(f"process {flags[:, 1].argmax()} of this run has failed; what it has to say stands there.")
+    return bool(flags[:, 0].any())
 
 
 def all_of(a: np.ndarray) -> np.ndarray:
@@ -80,7 +101,10 @@ def of_this_process(tree: Any) -> Any:
 
 def check_alike(facts: Mapping[str, str]) -> None:
     """Refuse to go on where processes differ in one of these, or in the versions of jaxnets and JAX."""
-    facts = {f"version of {name}": metadata.version(name) for name in ("jaxnets", "jax")} | dict(facts)
+    _check_devices()
+    versions = {f"the version of {name}": metadata.version(name) for name in ("jaxnets", "jax")}
+    facts = versions | {"the number of processes": str(jax.process_count())} | dict(facts)
+    assert len(facts) <= FACTS
     mine = np.zeros((FACTS, WIDTH), np.uint8)
     for row, fact in zip(mine, facts.values(), strict=False):
         told = fact.encode()
@@ -90,13 +114,33 @@ def check_alike(facts: Mapping[str, str]) -> None:
     for i, name in enumerate(facts):
         if others := [p for p, theirs in enumerate(everyones) if (theirs[i] != everyones[0, i]).any()]:
             told = ""
-            if name.startswith("version"):
+            if name in versions:
                 first, other = (everyones[p, i].tobytes().rstrip(b"\0").decode() for p in (0, others[0]))
                 told = f" ({other} and {first})"
             raise ValueError(
-                f"process {others[0]} has another {name} than process 0{told}; every process must run the same command "
-                "on the same data with the same versions"
+                f"process {others[0]} and process 0 differ in {name}{told}; all of a run must have the same versions, "
+                "the same data and the same options"
             )
+
+
+def check_same(params: Any, when: str) -> None:
+    """Each process makes its own steps: that they come to the same bits is seen, not assumed."""
+    digest = hashlib.blake2b(digest_size=16)
+    for a in jax.tree.leaves(of_this_process(params)):
+        digest.update(np.ascontiguousarray(a).tobytes())
+    everyones = all_of(np.frombuffer(digest.digest(), np.uint8))
+    if others := [p for p, theirs in enumerate(everyones) if (theirs != everyones[0]).any()]:
+        told = "the loss, the optimizer and the kind of machine must be the same in all"
+        raise ValueError(f"process {others[0]} and process 0 differ in their parameters after {when}; {told}")
+
+
+def _check_devices() -> None:
+    """Told beforehand: what goes between processes needs as many devices in each."""
+    devices = Counter(d.process_index for d in jax.devices())
+    if others := [p for p in devices if devices[p] != devices[0]]:
+        raise ValueError(
+            f"process {others[0]} has {devices[others[0]]} devices and process 0 has {devices[0]}; each needs as many"
+        )
 
 
 @contextlib.contextmanager
@@ -105,10 +149,9 @@ def watched(several: bool, kept: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        of_jax = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
-        if not several or not of_jax or "RESOURCE_EXHAUSTED" in str(error):
+        if not several or isinstance(error, Lost) or not _BETWEEN.search(str(error)):
             raise
-        reason = str(error).split("\n", 1)[0]
+        reason = re.sub(r"\[external\S*\] ", "", str(error).split("\n", 1)[0])
         raise Lost(f"{GONE} {kept()}({reason})") from error
 
 

@@ -52,14 +52,17 @@ class Run:
 
     def begin(self) -> None:
         """Go on from the folder's checkpoint, if there is one; put all where the steps want it."""
-        if self.out is not None and self.writes:
-            Path(self.out).mkdir(parents=True, exist_ok=True)
-            if found := newest(self.out):
-                self._go_on_from(*found)
+        _processes.together(self.mesh, self._find)
         if _processes.several(self.mesh):
             self._take_over(*_processes.as_first(self._arrays(), self._record()))
         if self.mesh is not None:
             self.state, self.best = replicated((self.state, self.best), self.mesh)
+
+    def _find(self) -> None:
+        if self.out is not None and self.writes:
+            Path(self.out).mkdir(parents=True, exist_ok=True)
+            if found := newest(self.out):
+                self._go_on_from(*found)
 
     @property
     def epoch(self) -> int:
