@@ -1,6 +1,8 @@
 """The shell command `jaxnets`."""
 
+import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,8 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `jaxnets COMMAND …`; returns the exit code: 0 right, 1 something wrong, 2 could not be run."""
     name, *rest = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
     if name in ("-h", "--help"):
-        print("usage: jaxnets COMMAND …\n\n" + "".join(f"  {c:<9}{what}\n" for c, what in COMMANDS.items()))
-        print("`jaxnets COMMAND --help` tells more.")
+        commands = "".join(f"  {c:<9}{what}\n" for c, what in COMMANDS.items())
+        try:
+            print(f"usage: jaxnets COMMAND …\n\n{commands}\n`jaxnets COMMAND --help` tells more.", flush=True)
+        except BrokenPipeError:
+            return nobody_reads()
         return 0
     if name not in COMMANDS:
         return fail(f"no such command: {name!r}; there is {', '.join(COMMANDS)}")
@@ -32,6 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(f"the shell command needs {error.name}: pip install 'jaxnets[cli]'")
     except SystemExit as stop:  # `--help`, or arguments that could not be read
         return stop.code if isinstance(stop.code, int) else 2
+
+
+def nobody_reads() -> int:
+    """Whoever read standard output has enough; Python must not try to write what is left when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def fail(message: str) -> int:

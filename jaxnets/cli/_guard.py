@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import sys
 import threading
@@ -13,7 +12,7 @@ from types import FrameType
 
 import jax
 
-from jaxnets.cli import fail
+from jaxnets.cli import fail, nobody_reads
 
 INTERRUPTED = 130
 
@@ -30,10 +29,7 @@ def guarded(command: Callable[[], int], as_json: bool = False) -> int:
         with _warnings_as_lines():
             return command()
     except BrokenPipeError:
-        # whoever read has enough; Python must not try to write what is left when it ends
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return nobody_reads()
     except KeyboardInterrupt:
         fail("interrupted")
         return INTERRUPTED
