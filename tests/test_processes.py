@@ -181,7 +181,7 @@ def test_other_data_other_options_other_versions(folder):
         "the data": lambda where: jaxnets(where, 2, 1, *TRAIN, cwd=elsewhere),
         "the options": lambda where: jaxnets(where, 2, 1, *TRAIN, "--rate", 0.5, cwd=folder),
         "the version of jaxnets (9.9 and": lambda where: jaxnets(
-            where, 2, 1, *TRAIN, cwd=folder, PYTHONPATH=str(folder)
+            where, 2, 1, *TRAIN, cwd=folder, PYTHONPATH=f"{folder}:{os.environ.get('PYTHONPATH', '')}"
         ),
     }.items():
         where = address()

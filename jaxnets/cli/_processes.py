@@ -51,6 +51,7 @@ def joined(coordinator: str, processes: int, process: int) -> Iterator[bool]:
             initialization_timeout=max(int(until - time.time()), 5),
             heartbeat_timeout_seconds=SILENCE,
             shutdown_timeout_seconds=PARTING,
+            coordinator_bind_address=None if socket.has_dualstack_ipv6() else f"0.0.0.0:{_address(coordinator)[1]}",
         )
     except jax.errors.JaxRuntimeError as error:
         raise Lost(_why(late, str(error).splitlines()[0])) from error
@@ -186,7 +187,8 @@ def _address(coordinator: str) -> tuple[str, int]:
 
 def _check_free(port: int) -> None:
     """Two services may share a port without a word; here nobody else may have it."""
-    for family, everywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+    both = ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::"))
+    for family, everywhere in both[: 1 + socket.has_dualstack_ipv6()]:
         with socket.socket(family) as trial:
             if family == socket.AF_INET6:
                 trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
