@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         _devices.prepare(options.devices)
         with _processes.joined(options.coordinator, options.processes, options.process) as several:
             if several:
-                between.check_alike({})
+                between.check_alike({"the options": f"{options.processes} {options.devices}"})
                 _processes.belongs_to(Path(options.dir))
             content = b"" if several and options.process else _run.content_of(options.dir)
             config = _run.config_of(options.dir, between.from_first(content) if several else content)

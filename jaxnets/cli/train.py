@@ -120,7 +120,8 @@ def _train(options: Options) -> int:
         config, found = plan(options)
         mesh = _devices.mesh(options.devices, config.shapes)
         if several:
-            between.check_alike({"the data": config.digest, "the options": config.command})
+            numbers = f"{options.processes} {options.devices}"
+            between.check_alike({"the data": config.digest, "the options": config.command + numbers})
         folder = _run.new_folder(config, options.out) if between.writes(mesh) else Path()
         if several:
             folder = Path(between.from_first(str(folder).encode()).decode())
