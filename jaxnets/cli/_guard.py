@@ -10,8 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-import jax
-
 from jaxnets.cli import fail, nobody_reads
 
 INTERRUPTED = 130
@@ -37,11 +35,11 @@ def guarded(command: Callable[[], int], as_json: bool = False) -> int:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except (ValueError, TypeError, ImportError, FloatingPointError) as error:
         message = str(error)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        message = f"there is not enough memory for these data and sizes ({error})"
     except Exception as error:  # ours: told with its place, since a trace says nothing to who runs the command
         place = traceback.extract_tb(error.__traceback__)[-1]
         message = f"the command itself failed, {type(error).__name__} at {place.name}:{place.lineno}: {error}"
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in message:
+            message = f"there is not enough memory for these data and sizes ({error})"
     message = " ".join(message.split())
     if as_json:
         print(json.dumps({"ok": False, "error": message}), flush=True)

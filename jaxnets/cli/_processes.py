@@ -65,7 +65,7 @@ def joined(coordinator: str, processes: int, process: int) -> Iterator[bool]:
 
 def belongs_to(folder: Path) -> None:
     """What there is to go on from, if this process should be ended."""
-    (_notes()[0] / _FOLDER).write_text(str(folder.absolute()))
+    (_notes()[0] / _FOLDER).write_text(str(folder))
 
 
 def to_go_on(folder: Path) -> str:
@@ -87,7 +87,7 @@ def alone_or_beside(command: str, argv: Sequence[str], options: Any, run: Callab
 
     def begin() -> int:
         until = time.time() + WAIT
-        _check(options.coordinator, options.processes, options.process)
+        _check(options.coordinator, options.processes, options.process, until)
         return run() if options.processes == 1 else _beside(command, argv, options.json, until)
 
     return guarded(begin, options.json)
@@ -162,7 +162,7 @@ def _settle() -> None:
     threading.Thread(target=end_with_the_other, daemon=True).start()
 
 
-def _check(coordinator: str, processes: int, process: int) -> None:
+def _check(coordinator: str, processes: int, process: int, until: float) -> None:
     """The three options, and whether the address is as it must be before a run starts."""
     if not 1 <= processes <= 2**16:
         raise ValueError(f"--processes must be from 1 to 65536; got {processes}")
@@ -175,7 +175,7 @@ def _check(coordinator: str, processes: int, process: int) -> None:
         raise ValueError(f"{given} needs {lacking} beside it, the same in every process")
     if processes > 1:
         host, port = _address(coordinator)
-        _check_free(port) if process == 0 else _await(host, port)
+        _check_free(port) if process == 0 else _await(host, port, until)
 
 
 def _address(coordinator: str) -> tuple[str, int]:
@@ -199,9 +199,8 @@ def _check_free(port: int) -> None:
                 raise ValueError(f"--coordinator: port {port} cannot be used here ({error.strerror})") from error
 
 
-def _await(host: str, port: int) -> None:
+def _await(host: str, port: int, until: float) -> None:
     """Process 0 may be started a little later."""
-    until = time.monotonic() + WAIT
     while True:
         try:
             socket.create_connection((host, port), timeout=5).close()
@@ -209,7 +208,7 @@ def _await(host: str, port: int) -> None:
         except socket.gaierror as error:
             raise ValueError(f"--coordinator: there is no host {host!r} ({error.strerror})") from error
         except OSError as error:
-            if time.monotonic() > until:
+            if time.time() > until:
                 told = f"nobody answers at {host}:{port}, {WAIT} s long ({error.strerror or error})"
                 raise Lost(f"--coordinator: {told}; is process 0 running there?") from error
         time.sleep(0.2)

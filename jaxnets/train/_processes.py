@@ -52,14 +52,12 @@ def together(mesh: Mesh | None, act: Callable[[], bool | None]) -> bool:
     waits for that one."""
     if not several(mesh):
         return bool(act())
-    came, failure = False, None
     try:
         came = bool(act())
-    except BaseException as error:
-        failure = error
-    flags = all_of(np.array([came, failure is not None]))
-    if failure is not None:
-        raise failure
+    except BaseException:
+        all_of(np.array([False, True]))
+        raise
+    flags = all_of(np.array([came, False]))
     if flags[:, 1].any():
         raise Lost(f"process {flags[:, 1].argmax()} of this run has failed; what it has to say stands there.")
     return bool(flags[:, 0].any())
