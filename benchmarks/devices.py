@@ -65,18 +65,18 @@ def epochs(mesh: jax.sharding.Mesh) -> dict[Any, Callable[[], Any]]:
             run, state = runner(loss, adam, {}, False, where), _mesh.replicated(start(net, adam, 0), where)
             there = _mesh.replicated(given, where)
             order = jnp.asarray(picked) if where is None else _mesh.placed(_mesh.shares(picked, where), where)
-            found[name, 1 if where is None else mesh.size] = _Epoch(run, state, there, order)
+            found[name, 1 if where is None else mesh.size] = _Epoch(run, state, there, order, len(picked))
     return found
 
 
 class _Epoch:
     """Its state is written over by each run."""
 
-    def __init__(self, run: Any, state: Any, data: Any, order: Any) -> None:
-        self.run, self.state, self.data, self.order = run, state, data, order
+    def __init__(self, run: Any, state: Any, data: Any, order: Any, steps: int) -> None:
+        self.run, self.state, self.data, self.order, self.steps = run, state, data, order, steps
 
     def __call__(self) -> None:
-        self.state, losses = self.run(self.state, self.data, self.order)
+        self.state, losses = self.run(self.state, self.data, self.order, self.steps)
         jax.block_until_ready(losses)
 
 

@@ -83,7 +83,7 @@ def _jax(loss: Any, net: Any, given: dict[str, np.ndarray], rows: dict[str, str]
 
     def steps(order: np.ndarray) -> None:
         nonlocal state
-        state, losses = run(state, on_device, jnp.asarray(order))
+        state, losses = run(state, on_device, jnp.asarray(order), len(order))
         losses.block_until_ready()
 
     return steps

@@ -17,7 +17,7 @@ import pytest
 
 from helpers import assert_close, assert_same, tolerance
 from jaxnets import data, dense, rnn, textconv, train
-from jaxnets.train import _checkpoint, _plan
+from jaxnets.train import _checkpoint, _plan, _steps
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -78,6 +78,18 @@ def test_how_it_is_cut_changes_nothing(options):
     assert_same(fit(**options).params, fit().params)
 
 
+def test_a_rest_is_not_compiled_anew():
+    """Six steps by pieces of four: the loss is read by autodiff once for both lengths."""
+    read = []
+
+    def loss(params, x, y):
+        read.append(x)
+        return dense.loss(params, x, y)
+
+    train.fit(loss, NET, (X, Y), ADAM, epochs=2, batch=8, at_once=4)
+    assert len(read) == 1
+
+
 def test_the_callers_parameters_stay():
     before = jax.tree.map(np.array, NET)
     fit()
@@ -131,9 +143,23 @@ def fit_rows(optimizer, rows, **options):
     return train.fit(textconv.loss, TEXT, (TOKENS, np.arange(12) % 2), optimizer, rows=rows, **given)
 
 
+@pytest.mark.parametrize("batch", [4, 6])  # of fewer tokens than the table has rows, and of more
 @pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(1.0))])
-def test_rows_alone_are_the_same_descent(optimizer):
-    assert_close(fit_rows(optimizer, {"E": "x"}).params, fit_rows(optimizer, None).params, tolerance(jnp.float32))
+def test_rows_alone_are_the_same_descent(optimizer, batch):
+    rows, whole = (fit_rows(optimizer, rows, batch=batch).params for rows in ({"E": "x"}, None))
+    assert_close(rows, whole, tolerance(jnp.float32))
+
+
+@pytest.mark.parametrize("rows", [3, 20, 100])
+def test_the_rows_that_tokens_name(rows):
+    """Each once, whatever their number; what is no row has a number beyond them."""
+    tokens = jnp.array([[2, 0, 2, -1], [rows, 1, 2, 0]])
+    named, numbers = _steps._rows_read(tokens, jnp.zeros((rows, 2)))
+    possible = (tokens >= 0) & (tokens < rows)
+    np.testing.assert_array_equal(numbers < len(named), possible)
+    np.testing.assert_array_equal(named[numbers[possible]], tokens[possible])
+    real = named[named < rows]
+    assert len(np.unique(real)) == len(real) < rows + 1
 
 
 def test_rows_alone_are_the_same_adam_where_every_row_wins():
@@ -158,10 +184,11 @@ def test_rows_that_are_not_read_or_do_not_win_rest():
     np.testing.assert_array_equal((np.asarray(one.params.E) != np.asarray(TEXT.E)).any(1), won)
 
 
-def test_an_impossible_token_stays_one():
+@pytest.mark.parametrize("texts", [4, 6])  # of fewer tokens than the table has rows, and of more
+def test_an_impossible_token_stays_one(texts):
     """And is refused by name, though it is met in the middle of a compiled loop."""
     with pytest.raises(ValueError, match=r"textconv.loss: x must be within 0 … 29 \(a row of params.E\); got 30"):
-        train.fit(textconv.loss, TEXT, (np.full((4, 6), 30), np.arange(4) % 2), ADAM, epochs=1, rows={"E": "x"})
+        train.fit(textconv.loss, TEXT, (np.full((texts, 6), 30), np.arange(texts) % 2), ADAM, epochs=1, rows={"E": "x"})
 
 
 @pytest.mark.parametrize(

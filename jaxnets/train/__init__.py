@@ -1,4 +1,4 @@
-"""Training: any loss of arrays, any optimizer of optax; an epoch is one jitted `lax.scan` over shuffled minibatches.
+"""Training: any loss of arrays, any optimizer of optax; an epoch is one jitted loop over shuffled minibatches.
 
 `fit` trains, watches a validation set, stops in time, keeps checkpoints and goes on from them; `scores` judges,
 `predictions` predicts, by batches. Importing `jaxnets` alone does not import this.

@@ -57,7 +57,7 @@ def fit(
     budget: int = 2**30,
     mesh: Mesh | None = None,
 ) -> Fitted:
-    """Train: minibatches in an order drawn anew each epoch, the steps of an epoch in one jitted `lax.scan`.
+    """Train: minibatches in an order drawn anew each epoch, the steps of an epoch in one jitted loop.
 
     Args:
       loss: `loss(params, …)`, a number; any loss of this package, or your own. One that takes a `key` (for dropout)
@@ -152,9 +152,9 @@ def fit(
             pieces = plan.pieces(buckets, _processes.of_this_process(run.state.key), run.epoch, run.done)
             piece, losses = next(pieces), np.zeros(0)
             while piece is not None:
-                this, (run.state, new) = piece, advance(run.state, piece.data, piece.order)
+                this, (run.state, new) = piece, advance(run.state, piece.data, piece.order, len(piece.picked))
                 piece = next(pieces, None)  # is made ready while the device computes
-                losses = np.asarray(new, np.float64)
+                losses = np.asarray(new, np.float64)[: len(this.picked)]
                 for i in np.flatnonzero(~np.isfinite(losses))[:1]:
                     batch_i = {name: np.asarray(a)[this.picked[i]] for name, a in this.bucket.items()}
                     _refuse_bad_data(loss, params, batch_i, key is not None)

@@ -100,17 +100,16 @@ def beside(data: Any, tree: Any) -> Any:
 
 
 def on_all(run: Callable[..., Any], mesh: Mesh, is_dealt: bool) -> Callable[..., Any]:
-    """`run(state, data, order)` on every device, with its own order, and with all data or, as they are dealt, its own;
-    it returns what is the same on all."""
+    """`run(state, data, order, count)` on every device, with its own order, and with all data or, as they are dealt,
+    its own; it returns what is the same on all."""
     whole, own = PartitionSpec(), PartitionSpec(mesh.axis_names)
 
-    def of_device(state: Any, data: dict[str, jax.Array], order: Order) -> Any:
-        return run(
-            state, {name: a[0] for name, a in data.items()} if is_dealt else data, Order(order.own[0], order.rest)
-        )
+    def of_device(state: Any, data: dict[str, jax.Array], order: Order, count: Any) -> Any:
+        mine = {name: a[0] for name, a in data.items()} if is_dealt else data
+        return run(state, mine, Order(order.own[0], order.rest), count)
 
     # What varies over devices and what does not is in our own hands: a loss of the caller's knows nothing of it.
-    specs = (whole, own if is_dealt else whole, Order(own, whole))
+    specs = (whole, own if is_dealt else whole, Order(own, whole), whole)
     return jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
 
 

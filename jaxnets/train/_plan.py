@@ -45,17 +45,20 @@ class Plan(NamedTuple):
             skipped = min(done, end - first)
             done -= skipped
             for at in range(first + skipped, end, self.pieces_of[i]):
-                yield self._piece(buckets[i], orders[i][at : min(at + self.pieces_of[i], end)])
+                picked = orders[i][at : min(at + self.pieces_of[i], end)]
+                yield self._piece(buckets[i], picked, min(self.pieces_of[i], self.turns[i]))
 
-    def _piece(self, bucket: dict[str, Any], picked: np.ndarray) -> "Piece":
+    def _piece(self, bucket: dict[str, Any], picked: np.ndarray, length: int) -> "Piece":
+        """All pieces of a bucket have one length on the device, and so one program; not all its rows are steps."""
+        order = np.concatenate([picked, np.broadcast_to(picked[:1], (length - len(picked), picked.shape[1]))])
         if self.mesh is not None:
-            order = shares(picked, self.mesh)
+            order = shares(order, self.mesh)
             there = dealt(bucket, order, self.mesh) if self.deals else (bucket, placed(order, self.mesh))
             return Piece(bucket, picked, *there)
         if all(isinstance(a, jax.Array) for a in bucket.values()):
-            return Piece(bucket, picked, bucket, jnp.asarray(picked))
-        block = {name: jnp.asarray(a[picked.reshape(-1)]) for name, a in bucket.items()}
-        return Piece(bucket, picked, block, jnp.arange(picked.size).reshape(picked.shape))
+            return Piece(bucket, picked, bucket, jnp.asarray(order))
+        block = {name: jnp.asarray(a[order.reshape(-1)]) for name, a in bucket.items()}
+        return Piece(bucket, picked, block, jnp.arange(order.size).reshape(order.shape))
 
 
 class Piece(NamedTuple):
@@ -64,7 +67,7 @@ class Piece(NamedTuple):
     bucket: dict[str, Any]
     picked: np.ndarray  # examples of the bucket, [steps, batch]
     data: dict[str, jax.Array]  # on the devices, as the runner takes them
-    order: jax.Array | Order
+    order: jax.Array | Order  # of the picked, and some more rows
 
 
 def plan_of(

@@ -1,4 +1,4 @@
-"""Steps of descent in one jitted `lax.scan`; of a table, the rows that a batch reads."""
+"""Steps of descent in one jitted loop; of a table, the rows that a batch reads."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -39,10 +39,11 @@ def runner(
     keyed: bool,
     mesh: Mesh | None = None,
     is_dealt: bool = False,
-) -> Callable[[TrainState, dict[str, jax.Array], Any], tuple[TrainState, jax.Array]]:
-    """`state, losses = run(state, data, order)`: a step for each row of `order [steps, batch]`, whose numbers pick
-    examples of `data`. `rows` says which argument picks rows of which table; a `keyed` loss gets a key a step. On a
-    `mesh` the order is one of `_mesh.placed`, or it and the data are those of `_mesh.dealt`."""
+) -> Callable[[TrainState, dict[str, jax.Array], Any, Any], tuple[TrainState, jax.Array]]:
+    """`state, losses = run(state, data, order, count)`: a step for each of the first `count` rows of `order
+    [steps, batch]`, whose numbers pick examples of `data`; of the others the losses are zero. `rows` says which
+    argument picks rows of which table; a `keyed` loss gets a key a step. On a `mesh` the order is one of
+    `_mesh.placed`, or it and the data are those of `_mesh.dealt`."""
     update = optax.with_extra_args_support(optimizer).update
 
     def step(state: TrainState, data: dict[str, jax.Array], picked: Any) -> tuple[TrainState, jax.Array]:
@@ -71,8 +72,14 @@ def runner(
         }
         return _rows_back(state, small, after, marks, read, won), value
 
-    def run(state: TrainState, data: dict[str, jax.Array], order: Any) -> tuple[TrainState, jax.Array]:
-        return lax.scan(lambda state, picked: step(state, data, picked), state, order)
+    def run(state: TrainState, data: dict[str, jax.Array], order: Any, count: Any) -> tuple[TrainState, jax.Array]:
+        def one(i: Any, so_far: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
+            state, losses = so_far
+            state, value = step(state, data, jax.tree.map(lambda a: _taken(a, i), order))
+            return state, losses.at[i].set(value.astype(losses.dtype))
+
+        losses = jnp.zeros(len(jax.tree.leaves(order)[0]), float)  # as wide as this run's numbers get
+        return lax.fori_loop(0, count, one, (state, losses))  # counted at run time, so that a rest is not compiled
 
     return jax.jit(run if mesh is None else _mesh.on_all(run, mesh, is_dealt), donate_argnums=0)
 
@@ -85,13 +92,16 @@ def _taken(a: jax.Array, picked: jax.Array) -> jax.Array:
 
 
 def _rows_read(tokens: jax.Array, table: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Tokens -> the rows they name, each once, [R] (N where there are fewer), and the tokens as numbers among these.
-    An impossible token stays one."""
-    N, tokens = table.shape[0], tokens.astype(jnp.int32)
-    R = min(tokens.size, N + 1)
+    """Tokens -> the rows they name, each once, [R] (and N, which is no row), and the tokens as numbers among these.
+    An impossible token stays one. Where its row was named last is a row's place among them: nothing need be sorted."""
+    N, R, tokens = table.shape[0], tokens.size, tokens.astype(jnp.int32)
     possible = (tokens >= 0) & (tokens < N)
-    rows, at = jnp.unique(jnp.where(possible, tokens, N), size=R, fill_value=N, return_inverse=True)
-    return rows, jnp.where(possible, at.reshape(tokens.shape).astype(jnp.int32), R)
+    if R >= N:
+        return jnp.arange(N, dtype=jnp.int32), jnp.where(possible, tokens, N)
+    named, places = jnp.where(possible, tokens, N).reshape(-1), jnp.arange(R, dtype=jnp.int32)
+    last = jnp.zeros(N + 1, jnp.int32).at[named].max(places, mode="promise_in_bounds")
+    at = last.at[named].get(mode="promise_in_bounds")
+    return jnp.where(at == places, named, N), jnp.where(possible, at.reshape(tokens.shape), R)
 
 
 def marks_of(optimizer: optax.GradientTransformation, state: TrainState, tables: set[str]) -> TrainState:
