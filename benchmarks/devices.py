@@ -37,7 +37,7 @@ def steps(T: int, B: int, D: int, H: int, mesh: jax.sharding.Mesh) -> dict[Any, 
 
     data, order = {"x": x, "y": y}, _mesh.placed(_mesh.shares(np.arange(B, dtype=np.int32)[None], mesh), mesh)
 
-    def spread(loss, params, data, order):
+    def spread(loss, params, data, order, _):
         mine = jnp.concatenate(order, -1)[0]
         return _mesh.value_and_grad(
             loss, params, {name: a[mine] for name, a in data.items()}, order.rest.size, None, mesh
@@ -47,7 +47,7 @@ def steps(T: int, B: int, D: int, H: int, mesh: jax.sharding.Mesh) -> dict[Any, 
     for name, loss in losses.items():
         found[name, 1] = _ready(jax.value_and_grad(loss), params, x, y)
         on_all = _mesh.on_all(partial(spread, loss), mesh, False)
-        found[name, mesh.size] = _ready(on_all, *_mesh.replicated((params, data), mesh), order)
+        found[name, mesh.size] = _ready(on_all, *_mesh.replicated((params, data), mesh), order, 1)
     return found
 
 
