@@ -140,7 +140,7 @@ def names(folder: Path, say: Say) -> dict[str, Any]:
 
     A name is read by two nets, one from its beginning and one from its end; each learns to tell from all that it has
     read so far, and both together from the whole name, with a fifth of the characters forgotten at each step; for a
-    fixed number of epochs, so that nothing need be held out. Five such pairs decide by the mean of their
+    fixed number of epochs, so that nothing need be held out. Three such pairs decide by the mean of their
     probabilities."""
     files = [folder / "names" / f"{who}.txt" for who in ("female", "male")]
     texts = data.read_polarity(*files)
@@ -149,7 +149,7 @@ def names(folder: Path, say: Say) -> dict[str, Any]:
     read = [np.array([alphabet[c] for c in name], np.int32) for name in spelled]
     x, back = (_padded([name[::way] for name in read]) for way in (1, -1))
     whole = {"x": x, "back": back, "y": texts.labels, "lengths": np.array([len(name) for name in read])}
-    forgotten, epochs, batch, pairs = len(alphabet), 40, 32, 5
+    forgotten, epochs, batch, pairs = len(alphabet), 40, 32, 3
 
     def so_far(net, x, y, lengths, key):
         """The state after the whole, and the loss of all that was read on the way."""
