@@ -35,7 +35,7 @@ def mnist_rows(folder: Path, say: Say) -> dict[str, Any]:
 
 
 def mnist_pixels(folder: Path, say: Say) -> dict[str, Any]:
-    """The same over its 784 pixels, 10 epochs. What makes it learn: W begins orthogonal and stays near it, at a
+    """The same over its 784 pixels, 10 epochs. What makes it learn: W begins orthogonal and moves slowly, at a
     thirtieth of the others' rate; and inputs enter a tenth as strong, zero where the paper is white, so that no state
     is saturated long before its end."""
     parts = {part: _mnist(folder, part) for part in ("train", "t10k")}
@@ -282,6 +282,15 @@ def _watch(say: Say) -> Callable[[train.Progress], None]:
     return watch
 
 
+def _run(task: str, folder: Path, as_json: bool) -> None:
+    begin = time.perf_counter()
+    found = TASKS[task](folder, lambda line: print(f"{task}: {line}", file=sys.stderr, flush=True))
+    seconds = time.perf_counter() - begin
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+    line = json.dumps({"task": task, **found, "seconds": seconds}) if as_json else f"{task}: {figures}; {seconds:.0f} s"
+    print(line, flush=True)
+
+
 def main() -> int:
     """Run the tasks that are named."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tasks", description=(__doc__ or "").splitlines()[0])
@@ -293,19 +302,10 @@ def main() -> int:
         parser.error("--data or JAXNETS_DATA must name the folder of the data")
     if unknown := [task for task in options.tasks if task not in TASKS]:
         parser.error(f"no task {unknown[0]!r}; there are {', '.join(TASKS)}")
-    kept = tempfile.TemporaryDirectory()  # programs: nets that decide together have the same
-    jax.config.update("jax_compilation_cache_dir", kept.name)
-    for task in options.tasks or TASKS:
-        begin = time.perf_counter()
-        found = TASKS[task](options.data, lambda line, task=task: print(f"{task}: {line}", file=sys.stderr, flush=True))
-        seconds = time.perf_counter() - begin
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
-        print(
-            json.dumps({"task": task, **found, "seconds": seconds})
-            if options.json
-            else f"{task}: {figures}; {seconds:.0f} s",
-            flush=True,
-        )
+    with tempfile.TemporaryDirectory() as programs:  # nets that decide together have the same
+        jax.config.update("jax_compilation_cache_dir", programs)
+        for task in options.tasks or TASKS:
+            _run(task, options.data, options.json)
     return 0
 
 
