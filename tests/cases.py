@@ -32,16 +32,26 @@ class Case(NamedTuple):
 
 
 def _draw(rng: np.random.Generator, dtype: Any) -> Callable[..., Any]:
-    return lambda *shape: jnp.asarray(rng.normal(size=shape)).astype(dtype)
+    """Gaussian numbers, rounded by NumPy: JAX would compile a program for each shape."""
+    return lambda *shape, by=1.0: jax.device_put((by * rng.normal(size=shape)).astype(dtype))
 
 
 def _targets(rng: np.random.Generator, dtype: Any, outputs: int, shape: Any) -> Any:
-    return jnp.asarray(rng.integers(0, outputs, shape) if outputs > 1 else rng.uniform(size=shape).astype(dtype))
+    return jax.device_put(rng.integers(0, outputs, shape) if outputs > 1 else _uniform(rng, dtype, shape))
+
+
+def _uniform(rng: np.random.Generator, dtype: Any, shape: Any) -> Any:
+    return jax.device_put(rng.uniform(size=shape).astype(dtype))
+
+
+def _params(rng: np.random.Generator, dtype: Any, init: Callable[[], Any]) -> Any:
+    """Of the shapes that `init` gives, which is not run."""
+    return make_params(rng, jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, dtype), jax.eval_shape(init)))
 
 
 def _logistic_case(rng, dtype, bias=True):
     f = _draw(rng, dtype)
-    t = jnp.asarray(rng.uniform(size=5)).astype(dtype)
+    t = _uniform(rng, dtype, 5)
     args = {"h": f(5, 3), "v": f(3), "c": f() if bias else None, "t": t}
 
     def oracle(_, h, v, c, t):
@@ -78,7 +88,7 @@ def _weighted_case(rng, dtype):
     """The reduced loss, as a function of the weights too."""
     f = _draw(rng, dtype)
     k = _targets(rng, dtype, 4, 5)
-    args = {"h": f(5, 3), "V": f(3, 4), "c": f(4), "weights": jnp.asarray(rng.uniform(size=5)).astype(dtype)}
+    args = {"h": f(5, 3), "V": f(3, 4), "c": f(4), "weights": _uniform(rng, dtype, 5)}
 
     def oracle(k, h, V, c, weights):
         losses, back = oracles.softmax(h, V, c, k)
@@ -99,7 +109,7 @@ def _weighted_case(rng, dtype):
 def _max_over_time_case(rng, dtype, T=7, k=3, bias=True, with_lengths=True):
     f = _draw(rng, dtype)
     lengths = np.array([T, min(2, T), 0, max(T - 2, 0), 1]) if with_lengths else None
-    args = {"x": f(5, T, 6), "U": f(k, 6, 4) / 2, "b": f(4) if bias else None}
+    args = {"x": f(5, T, 6), "U": f(k, 6, 4, by=0.5), "b": f(4) if bias else None}
 
     def reference(_, x, U, b):
         head = jnp.eye(4, dtype=x.dtype)  # logits that are the features
@@ -113,8 +123,8 @@ def _max_over_time_case(rng, dtype, T=7, k=3, bias=True, with_lengths=True):
 
 
 def _textconv_loss_case(rng, dtype, outputs=10, table=True):
-    params = textconv.init(KEY, embed=7, widths=(2, 4), filters=3, outputs=outputs, vocab=9 if table else None)
-    params = make_params(rng, jax.tree.map(lambda p: p.astype(dtype), params))
+    net = {"embed": 7, "widths": (2, 4), "filters": 3, "outputs": outputs, "vocab": 9 if table else None}
+    params = _params(rng, dtype, lambda: textconv.init(KEY, **net))
     lengths = np.array([8, 3, 0, 5, 1])
     x = rng.integers(0, 9, (5, 8))
     words = _draw(rng, dtype)(5, 8, 7)
@@ -150,7 +160,8 @@ def _textconv_loss_case(rng, dtype, outputs=10, table=True):
 def _cell(rng, dtype, index, bias, D=3, H=4, T=7):
     """Halved, so that few units saturate: the `1 − h²` of one that does has few digits left in half precision."""
     f = _draw(rng, dtype)
-    args = {"x": f(5, T, D) / 2, "U": f(D, H) / 2, "W": f(H, H) / 2, "b": f(H) / 2 if bias else None, "h0": f(5, H)}
+    args = {"x": f(5, T, D, by=0.5), "U": f(D, H, by=0.5), "W": f(H, H, by=0.5)}
+    args |= {"b": f(H, by=0.5) if bias else None, "h0": f(5, H)}
     if index:
         del args["x"]
     return args, rng.integers(0, D, (5, T))
@@ -185,8 +196,7 @@ def _states_case(rng, dtype, every=True, index=False, bias=True, with_lengths=Tr
 
 
 def _rnn_loss_case(rng, dtype, every=False, outputs=3, index=False, **options):
-    params = rnn.init(KEY, inputs=4, hidden=6, outputs=outputs, dtype=jnp.float32)
-    params = make_params(rng, jax.tree.map(lambda p: p.astype(dtype), params))
+    params = _params(rng, dtype, lambda: rnn.init(KEY, inputs=4, hidden=6, outputs=outputs))
     f = _draw(rng, dtype)
     ids, shape = rng.integers(0, 4, (5, 7)), (5, 7) if every else (5,)
     y = _targets(rng, dtype, outputs, shape)
@@ -235,8 +245,7 @@ def _logit_case(rng, dtype, bias=True, a=2, b=3, c=4):
 
 
 def _gated_loss_case(rng, dtype):
-    params = make_params(rng, gated.init(KEY, x=2, eta=3, hidden=4))
-    params = jax.tree.map(lambda p: p.astype(dtype), params)
+    params = _params(rng, dtype, lambda: gated.init(KEY, x=2, eta=3, hidden=4))
     f = _draw(rng, dtype)
     y = _targets(rng, dtype, 1, 5)
 
@@ -278,8 +287,7 @@ def _layers_case(rng, dtype, sizes=(3, 4, 6, 2), bias=True):
 
 
 def _dense_loss_case(rng, dtype, outputs=4):
-    params = make_params(rng, dense.init(KEY, sizes=(2, 6, 3, outputs)))
-    params = jax.tree.map(lambda p: p.astype(dtype), params)
+    params = _params(rng, dtype, lambda: dense.init(KEY, sizes=(2, 6, 3, outputs)))
     y = _targets(rng, dtype, outputs, 5)
 
     def oracle(y, params, x):

@@ -8,7 +8,9 @@ Programs are compiled quickly rather than well: each runs once, on a few numbers
 time. What users' programs compute, compiled as they are by default, is what `python -m jaxnets check` tells.
 """
 
+import gc
 import os
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 
 os.environ["XLA_FLAGS"] = " ".join(
@@ -23,9 +25,44 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_traceback_in_locations_limit", 0)  # a tenth of the time to compile, and no test reads them
+
+
+# What `pytest` leaves out, `pytest -m slow` runs, and CI runs on one interpreter: endurance, rather than coverage.
+SLOW = {
+    "test_rules.py::*-more]": "the rules at three more draws of numbers each: the programs are those of the first two",
+    "test_train.py::test_killed_from_outside_at_fifty_moments": "fifty runs, each killed by a signal of the system",
+    "test_cli_train.py::test_killed_without_a_word": "a run in a process of its own, killed, and gone on with",
+    "test_cli_train.py::test_demo": "the demo from end to end",
+    "test_processes.py::*": "two or three real processes for each test, some of which wait for one that never comes",
+    "test_homework.py::*": "ten thousand differences, in a process that compiles as users' do",
+    "test_benchmarks.py::test_contestants_agree*": "a smoke run of a benchmark",
+    "test_benchmarks.py::test_gradients_agree*": "a smoke run of a benchmark",
+    "test_benchmarks.py::test_epochs_train_the_same_net": "a smoke run of a benchmark",
+    "test_benchmarks.py::test_on_any_number_of_devices": "a smoke run of a benchmark",
+    "test_benchmarks.py::test_memory_grows_slower_than_the_root": "a smoke run of a benchmark, of a million steps",
+    "test_benchmarks.py::test_the_model_of_a_step_over_devices": "a smoke run of a benchmark",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        test = f"{item.path.name}::{item.nodeid.partition('::')[2]}"
+        for which, why in SLOW.items():
+            if fnmatchcase(test, which):
+                item.add_marker(pytest.mark.slow(reason=why))
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: the garbage collector need not look through it again at each of its rounds."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)

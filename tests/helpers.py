@@ -68,9 +68,9 @@ def assert_same(got: Any, want: Any) -> None:
 
 def normal_like(rng: np.random.Generator, tree: Any) -> Any:
     """Random cotangents: Gaussian, of each leaf's shape and dtype."""
-    return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)).astype(a.dtype), tree)
+    return jax.tree.map(lambda a: jax.device_put(rng.normal(size=a.shape).astype(a.dtype)), tree)
 
 
 def make_params(rng: np.random.Generator, params: Any) -> Any:
     """`params` with every leaf, biases too, drawn so that no unit saturates and no gradient is zero."""
-    return jax.tree.map(lambda a: jnp.asarray(0.5 * rng.normal(size=a.shape)).astype(a.dtype), params)
+    return jax.tree.map(lambda a: jax.device_put((0.5 * rng.normal(size=a.shape)).astype(a.dtype)), params)

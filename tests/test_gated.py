@@ -1,5 +1,7 @@
 """Gated net: both inputs, both paths into x."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,23 +13,33 @@ F64 = jnp.float64
 KEY = jax.random.key(0)
 
 
+RNG = np.random.default_rng(0)
+
+
+def f(*shape):
+    return RNG.normal(size=shape)
+
+
+def net(hidden=5):
+    return jax.tree.map(lambda a: f(*a.shape), jax.eval_shape(partial(gated.init, x=3, eta=4, hidden=hidden), KEY))
+
+
 def test_both_paths_into_x():
     """Without the product the path through r stays, without r the path through the product."""
-    p = gated.init(KEY, x=3, eta=4, hidden=5, dtype=F64)
-    x, eta = jnp.ones(3), jnp.ones(4)
-    direct = jax.grad(gated.forward, 1)(p._replace(v=jnp.zeros(5)), x, eta)
-    product = jax.grad(gated.forward, 1)(p._replace(r=jnp.zeros(3)), x, eta)
+    p = net()
+    nets = p._replace(v=np.zeros(5)), p._replace(r=np.zeros(3)), p
+    direct, product, both = jax.jit(lambda nets, *x: [jax.grad(gated.forward, 1)(p, *x) for p in nets])(
+        nets, np.ones(3), np.ones(4)
+    )
     assert_close(direct, p.r, tolerance(F64))
-    assert_close(jax.grad(gated.forward, 1)(p, x, eta), direct + product, tolerance(F64))
+    assert_close(both, np.asarray(direct) + np.asarray(product), tolerance(F64))
 
 
 def test_the_net_is_the_folded_matrix():
     """z_y = x W diag(v) Uᵀ ηᵀ + x·r + c."""
-    p = gated.init(KEY, x=3, eta=4, hidden=5, dtype=F64)
-    rng = np.random.default_rng(0)
-    x, eta = jnp.asarray(rng.normal(size=(6, 3))), jnp.asarray(rng.normal(size=(6, 4)))
-    folded = p.W @ jnp.diag(p.v) @ p.U.T
-    assert_close(gated.forward(p, x, eta), ((x @ folded) * eta).sum(1) + x @ p.r + p.c, tolerance(F64))
+    p, x, eta = net(), f(6, 3), f(6, 4)
+    folded = p.W @ np.diag(p.v) @ p.U.T
+    assert_close(jax.jit(gated.forward)(p, x, eta), ((x @ folded) * eta).sum(1) + x @ p.r + p.c, tolerance(F64))
 
 
 def test_the_formula():
@@ -44,28 +56,32 @@ def test_the_formula():
 
 def test_both_forms_are_the_net():
     """The choice changes nothing but time and memory."""
-    p = gated.init(KEY, x=3, eta=4, hidden=5, dtype=F64)
-    rng = np.random.default_rng(0)
-    x, eta, bar = (jnp.asarray(rng.normal(size=shape)) for shape in ((6, 3), (6, 4), 6))
 
-    def pulled(fold):
-        z_y, back = jax.vjp(lambda *args: gated._logit(fold, *args), x, eta, *p)
-        return z_y, back(bar)
+    @jax.jit
+    def both(bar, *args):
+        def pulled(fold):
+            z_y, back = jax.vjp(lambda *args: gated._logit(fold, *args), *args)
+            return z_y, back(bar)
 
-    assert_close(pulled(True), pulled(False), tolerance(F64))
+        return pulled(True), pulled(False)
+
+    assert_close(*both(f(6), f(6, 3), f(6, 4), *net()), tolerance(F64))
 
 
 def test_folded_nothing_is_as_wide_as_the_hidden_vector():
     """No array of the step has B and c for axes."""
-    p = gated.init(KEY, x=3, eta=4, hidden=50, dtype=F64)
-    step = jax.make_jaxpr(jax.grad(gated.loss))(p, jnp.ones((60, 3)), jnp.ones((60, 4)), jnp.ones(60))
+    step = jax.make_jaxpr(jax.grad(gated.loss))(net(hidden=50), np.ones((60, 3)), np.ones((60, 4)), np.ones(60))
     assert "60,50" not in str(step)
 
 
 def test_saturated_output_has_finite_gradients():
-    p = gated.init(KEY, x=3, eta=4, hidden=5, dtype=F64)
-    x, eta, y = jnp.full((2, 3), 1e3), jnp.full((2, 4), 1e3), np.array([0, 1])
-    loss, grads = jax.value_and_grad(gated.loss)(p, x, eta, y)
+    x, eta, y = np.full((2, 3), 1e3), np.full((2, 4), 1e3), np.array([0, 1])
+
+    @jax.jit
+    def both(p, x, eta):
+        return jax.value_and_grad(gated.loss)(p, x, eta, y), gated.predict(p, x, eta)
+
+    (loss, grads), probabilities = both(net(), x, eta)
     assert np.isfinite(loss)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
-    assert set(np.asarray(gated.predict(p, x, eta)).tolist()) <= {0.0, 1.0}
+    assert set(np.asarray(probabilities).tolist()) <= {0.0, 1.0}

@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 
 from cases import CASES, draw
-from helpers import as_float64, assert_close, tolerance
+from helpers import DTYPES, as_float64, assert_close, tolerance
 from jaxnets import dense, gated, heads, rnn, textconv
 
 KEY = jax.random.key(0)
 SUMS = {"dot_general", "conv_general_dilated", "reduce_sum", "scatter-add"}
+
+
+def drawn(rng, shape, dtype):
+    """By NumPy: JAX would compile a program to draw, and one to round."""
+    return rng.normal(size=shape).astype(DTYPES[dtype])
 
 
 def equations(jaxpr):
@@ -43,23 +48,27 @@ def test_sums_are_float32(name):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_word_repeated_a_thousand_times(dtype):
     """Its row of E gets a thousand adjoints; a half-precision sum would stall on the way."""
-    params = textconv.init(KEY, embed=3, widths=(1,), filters=2, vocab=4, dtype=jnp.dtype(dtype))
-    params = params._replace(V=jnp.full(2, 0.5, dtype))
-    x, y = jnp.full((4000, 2), 3), jnp.zeros(4000)
-    grad = jax.jit(jax.grad(lambda p: textconv.loss(p, x, y, reduction="sum") / 1000))
-    wide = jax.tree.map(lambda p: p.astype(jnp.float64), params)
-    assert_close(grad(params), grad(wide), tolerance(dtype))
+    rng = np.random.default_rng(0)
+    E, U = (drawn(rng, shape, dtype) for shape in ((4, 3), (1, 3, 2)))
+    zeros = np.zeros(2, DTYPES[dtype])
+    params = textconv.Params(E, (U,), (zeros,), np.full(2, 0.5, DTYPES[dtype]), zeros[0])
+    x, y = np.full((4000, 2), 3), np.zeros(4000)
+
+    @jax.jit
+    def grads(*nets):
+        return [jax.grad(lambda p: textconv.loss(p, x, y, reduction="sum") / 1000)(params) for params in nets]
+
+    assert_close(*grads(params, as_float64(params)), tolerance(dtype))
 
 
 def test_small_adjoints_in_float16():
     """A mean over 2¹⁷ steps: each step's adjoint is far below what float16 holds, their sum is not."""
-    rng = np.random.default_rng(0)
-    params = rnn.init(KEY, inputs=1, hidden=2, outputs=2, dtype=jnp.float16)
-    x = jnp.asarray(rng.normal(size=(256, 512, 1))).astype(jnp.float16)
-    y = (x[:, :, 0] > 0).astype(jnp.int32)
-    got = jax.jit(jax.grad(rnn.loss))(params, x, y)
-    wide = jax.tree.map(lambda p: p.astype(jnp.float32), (params, x))
-    assert_close(got, jax.jit(jax.grad(rnn.loss))(*wide, y), tolerance(jnp.float16))
+    params = jax.jit(lambda key: rnn.init(key, inputs=1, hidden=2, outputs=2, dtype=jnp.float16))(KEY)
+    x = drawn(np.random.default_rng(0), (256, 512, 1), "float16")
+    y = (x[:, :, 0] > 0).astype(np.int32)
+    wide = jax.tree.map(lambda a: np.asarray(a, np.float32), (params, x))
+    got, want = jax.jit(lambda *nets: [jax.grad(rnn.loss)(*net, y) for net in nets])((params, x), wide)
+    assert_close(got, want, tolerance(jnp.float16))
 
 
 def shapes(f, *args):
@@ -69,14 +78,14 @@ def shapes(f, *args):
 def test_what_is_kept():
     """The residuals of each rule: inputs, there anyway, and the few arrays named here. (Recurrent: test_rnn.)"""
 
-    def f(*shape):
-        return jnp.zeros(shape, jnp.bfloat16)
+    def f(*shape, dtype=jnp.bfloat16):
+        return jax.ShapeDtypeStruct(shape, dtype)
 
     half, wide = "bfloat16", "float32"
     assert shapes(heads._affine_fwd, f(5, 3), f(3, 4), f(4)) == [((5, 3), half), ((3, 4), half), ((4,), half)]
-    a, k = jnp.zeros(5, jnp.float32), jnp.zeros(5, jnp.int32)
+    a, k = f(5, dtype=jnp.float32), f(5, dtype=jnp.int32)
     assert shapes(heads._logistic_fwd, a, a) == [((5,), wide), ((5,), wide)]
-    z = jnp.zeros((5, 4), jnp.float32)
+    z = f(5, 4, dtype=jnp.float32)
     assert shapes(heads._softmax_fwd, z, k) == [((5, 4), wide), ((5,), "int32"), ((5,), "bool")]
     gated_inputs = (f(5, 2), f(5, 3), f(2, 4), f(3, 4), f(4), f(2), f())
     for fold, kept in ((False, [((5, 4), half)] * 2), (True, [((2, 3), wide)])):
@@ -89,7 +98,7 @@ def test_what_is_kept():
     winners, features = [((5, 4), "int32"), ((5, 6), "int32")], [((5, 10), wide)]
     kept = shapes(lambda w, *args: textconv._features_fwd(w, None, *args, None), w, U, b)
     assert kept == [(p.shape, half) for p in (w, *U, *b)] + winners + features
-    tokens, E = jnp.zeros((5, 9), jnp.int32), f(7, 3)
+    tokens, E = f(5, 9, dtype=jnp.int32), f(7, 3)
     kept = shapes(lambda *args: textconv._features_fwd(*args, None), tokens, E, U, b)
     assert kept == [((5, 9), "int32")] + [(p.shape, half) for p in (E, *U, *b)] + winners + features
 
@@ -97,22 +106,25 @@ def test_what_is_kept():
 def test_gradients_of_targets_and_weights():
     """They are inputs like others: soft targets and numeric weights have gradients in every net's loss."""
     rng = np.random.default_rng(0)
+    t, weights = rng.uniform(size=5), rng.uniform(size=5)
+    sizes = {
+        textconv: ({"embed": 3, "filters": 4}, [(5, 6, 3)]),
+        rnn: ({"inputs": 3, "hidden": 4, "outputs": 1}, [(5, 6, 3)]),
+        gated: ({"x": 3, "eta": 2, "hidden": 4}, [(5, 3), (5, 2)]),
+        dense: ({"sizes": (3, 4, 1)}, [(5, 3)]),
+    }
+    for module, (of_net, of_inputs) in sizes.items():
+        params = jax.eval_shape(partial(module.init, **of_net), KEY)
+        params = jax.tree.map(lambda a: rng.normal(size=a.shape) / 2, params)
+        inputs = [rng.normal(size=shape) for shape in of_inputs]
 
-    def f(*shape):
-        return jnp.asarray(rng.normal(size=shape))
+        @jax.jit
+        def both(params, inputs, t, weights, module=module):
+            got = jax.grad(lambda t, w: module.loss(params, *inputs, t, weights=w), (0, 1))(t, weights)
+            return got, module.forward(params, *inputs)
 
-    t, weights = jnp.asarray(rng.uniform(size=5)), jnp.asarray(rng.uniform(size=5))
-    text = textconv.init(KEY, embed=3, filters=4, dtype=jnp.float64)
-    cell = rnn.init(KEY, inputs=3, hidden=4, outputs=1, dtype=jnp.float64)
-    nets = [
-        (textconv, text, (f(5, 6, 3),)),
-        (rnn, cell, (f(5, 6, 3),)),
-        (gated, gated.init(KEY, x=3, eta=2, hidden=4, dtype=jnp.float64), (f(5, 3), f(5, 2))),
-        (dense, dense.init(KEY, sizes=(3, 4, 1), dtype=jnp.float64), (f(5, 3),)),
-    ]
-    for module, params, inputs in nets:
-        got = jax.grad(lambda t, w, m=module, p=params, i=inputs: m.loss(p, *i, t, weights=w), (0, 1))(t, weights)
-        a = as_float64(module.forward(params, *inputs))
+        got, a = jax.tree.map(np.asarray, both(params, inputs, t, weights))
         losses, total = np.logaddexp(0, a) - t * a, weights.sum()
         mean = (losses * weights).sum() / total
-        assert_close(got, (-a * weights / total, (losses - mean) / total), tolerance(jnp.float64))
+        want = -a * weights / total, (losses - mean) / total
+        assert_close({module.__name__: got}, {module.__name__: want}, tolerance(jnp.float64))

@@ -1,5 +1,6 @@
 """Recurrent net: lengths, saturation, long sequences, truncation, what is kept and how much memory that takes."""
 
+from functools import cache, partial
 from unittest import mock
 
 import jax
@@ -20,7 +21,18 @@ RNG = np.random.default_rng(0)
 
 
 def f(*shape):
-    return jnp.asarray(RNG.normal(size=shape))
+    return RNG.normal(size=shape)
+
+
+def net_shapes(inputs, hidden, outputs, dtype=F64):
+    return jax.eval_shape(partial(rnn.init, inputs=inputs, hidden=hidden, outputs=outputs, dtype=dtype), KEY)
+
+
+@cache
+def net(inputs=3, hidden=4, outputs=2):
+    """Weights in the shapes of `init`, biases drawn too, by NumPy: JAX would compile a program for each."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda a: jax.device_put(rng.normal(size=a.shape) / 2), net_shapes(inputs, hidden, outputs))
 
 
 def reference_loss(params, x, y, lengths=None, h0=None, **options):
@@ -43,147 +55,175 @@ def test_any_plan_is_the_reference(T, B, save, truncate, every, with_lengths, cp
     """Chunks that divide T or not, one step or all, several steps at a time as elsewhere than on a CPU; what is kept
     changes nothing but memory."""
     rng = np.random.default_rng(seed)
-    params = rnn.init(KEY, inputs=2, hidden=3, outputs=4, dtype=F64)
-    x, h0 = jnp.asarray(rng.normal(size=(B, T, 2))), jnp.asarray(rng.normal(size=(B, 3)))
-    lengths = jnp.asarray(rng.integers(0, T + 1, B)) if with_lengths else None
-    bar = jnp.asarray(rng.normal(size=(B, T, 4) if every else (B, 4)))
+    x, h0 = rng.normal(size=(B, T, 2)), rng.normal(size=(B, 3))
+    lengths = rng.integers(0, T + 1, B) if with_lengths else None
+    bar = rng.normal(size=(B, T, 4) if every else (B, 4))
 
-    def pulled(forward):
-        def both(*args):
-            z, back = jax.vjp(lambda p, x, h0: forward(p, x, lengths, h0, every, truncate, save), *args)
-            return z, back(bar)
+    def pulled(forward, lengths, bar, *args):
+        z, back = jax.vjp(lambda p, x, h0: forward(p, x, lengths, h0, every, truncate, save), *args)
+        return z, back(bar)
 
-        return jax.jit(both)(params, x, h0)
+    @jax.jit
+    def both(*args):
+        return pulled(rnn.forward, *args), pulled(rnn.reference, *args)
 
     with mock.patch.object(rnn, "on_cpu", return_value=cpu):
-        got = pulled(rnn.forward)
-    assert_close(got, pulled(rnn.reference), tolerance(F64))
+        got, want = both(lengths, bar, net(inputs=2, hidden=3, outputs=4), x, h0)
+    assert_close(got, want, tolerance(F64))
 
 
 @pytest.mark.parametrize("index", [True, False])
 @pytest.mark.parametrize("every", [True, False])
 def test_what_lies_beyond_is_never_read(every, index):
     """NaN inputs, impossible ids and labels beyond the lengths change nothing; the gradient there is 0."""
-    params = rnn.init(KEY, inputs=3, hidden=4, outputs=2, dtype=F64)
     lengths = np.array([6, 0, 3, 1])
-    beyond = jnp.arange(6)[None] >= jnp.asarray(lengths)[:, None]
-    x = jnp.asarray(RNG.integers(0, 3, (4, 6))) if index else f(4, 6, 3)
-    dirty = jnp.where(beyond, -99, x) if index else jnp.where(beyond[:, :, None], jnp.nan, x)
-    y = jnp.asarray(RNG.integers(0, 2, (4, 6) if every else (4,)))
-    dirty_y = jnp.where(beyond, -100, y) if every else y
-    argnums = 0 if index else (0, 1)
-    grad = jax.value_and_grad(rnn.loss, argnums)
-    clean = grad(params, x, y, lengths)
-    assert_same(grad(params, dirty, dirty_y, lengths), clean)
-    assert_close(jax.jit(grad)(params, dirty, dirty_y, lengths), clean, tolerance(F64))
+    beyond = np.arange(6) >= lengths[:, None]
+    x = RNG.integers(0, 3, (4, 6)) if index else f(4, 6, 3)
+    dirty = np.where(beyond, -99, x) if index else np.where(beyond[:, :, None], np.nan, x)
+    y = RNG.integers(0, 2, (4, 6) if every else 4)
+    dirty_y = np.where(beyond, -100, y) if every else y
+    grad = jax.jit(jax.value_and_grad(rnn.loss, 0 if index else (0, 1)))
+    clean = grad(net(), x, y, lengths)
+    assert_same(grad(net(), dirty, dirty_y, lengths), clean)
     if not index:
-        assert (jnp.where(beyond[:, :, None], clean[1][1], 0) == 0).all()
+        assert (np.asarray(clean[1][1])[beyond] == 0).all()
+
+    # What is known outside is checked as it is without jit, but compiles as one program; one case runs without any.
+    def known(params):
+        return jax.value_and_grad(rnn.loss)(params, dirty, dirty_y, lengths)
+
+    clean = clean if index else (clean[0], clean[1][0])
+    assert_close(jax.jit(known)(net()), clean, tolerance(F64))
+    if index and not every:
+        assert_close(known(net()), clean, tolerance(F64))
 
 
 def test_rows_of_a_batch_are_rows_alone():
     """A row of length L is a batch of one with L steps; of length 0 it is h0."""
-    params = rnn.init(KEY, inputs=3, hidden=4, outputs=2, dtype=F64)
     x, h0, lengths = f(4, 6, 3), f(4, 4), [6, 0, 3, 1]
-    together = rnn.last_state(x, params.U, params.W, params.b, h0, np.array(lengths))
-    states = rnn.states(x, params.U, params.W, params.b, h0, np.array(lengths))
+
+    @jax.jit
+    def together_and_alone(x, h0, lengths_of_rows, cell):
+        def alone(operation):
+            return [operation(x[i, :n], *cell, h0[i]) for i, n in enumerate(lengths)]
+
+        operations = rnn.last_state, rnn.states
+        return [op(x, *cell, h0, lengths_of_rows) for op in operations], [alone(op) for op in operations]
+
+    (together, states), (last_alone, states_alone) = together_and_alone(x, h0, np.array(lengths), net()[:3])
     for i, n in enumerate(lengths):
-        alone = rnn.last_state(x[i, :n], params.U, params.W, params.b, h0[i])
-        assert_close(together[i], alone, tolerance(F64))
-        assert_close(states[i, :n], rnn.states(x[i, :n], params.U, params.W, params.b, h0[i]), tolerance(F64))
-        assert (states[i, n:] == 0).all()
-    assert_same(together[1], h0[1])
+        assert_close(together[i], last_alone[i], tolerance(F64))
+        assert_close(states[i, :n], states_alone[i], tolerance(F64))
+        assert (np.asarray(states)[i, n:] == 0).all()
+    assert_same(np.asarray(together)[1], h0[1])
 
 
 def test_states_beyond_a_length_pass_nothing_back():
-    params = rnn.init(KEY, inputs=3, hidden=4, outputs=2, dtype=F64)
-    x, lengths = f(2, 5, 3), np.array([2, 0])
-    _, back = jax.vjp(lambda *a: rnn.states(*a, lengths=lengths), x, params.U, params.W, params.b, f(2, 4))
-    bar = f(2, 5, 4)
-    inside = jnp.arange(5)[None, :, None] < jnp.asarray(lengths)[:, None, None]
-    assert_same(back(bar), back(jnp.where(inside, bar, jnp.nan)))
-    assert (back(bar)[4][1] == 0).all()
+    x, h0, lengths, bar = f(2, 5, 3), f(2, 4), np.array([2, 0]), f(2, 5, 4)
+    pulled = jax.jit(lambda bar, *args: jax.vjp(lambda *a: rnn.states(*a, lengths=lengths), *args)[1](bar))
+    inside = np.arange(5)[None, :, None] < lengths[:, None, None]
+    clean = pulled(bar, x, *net()[:3], h0)
+    assert_same(clean, pulled(np.where(inside, bar, np.nan), x, *net()[:3], h0))
+    assert (np.asarray(clean[4])[1] == 0).all()
 
 
 def test_truncation_keeps_what_enters_at_the_last_step():
     """n = T divides T, yet the loss at T comes through; h0 has its gradient at any n."""
-    params = rnn.init(KEY, inputs=3, hidden=4, outputs=2, dtype=F64)
-    x, y, h0 = f(2, 6, 3), np.array([0, 1]), f(2, 4)
+    y = np.array([0, 1])
 
-    def grads(**options):
-        return jax.grad(rnn.loss, (0, 1, 4))(params, x, y, None, h0, **options)
+    @jax.jit
+    def all_grads(params, x, h0):
+        def grads(x=x, **options):
+            return jax.grad(rnn.loss, (0, 1, 4))(params, x, y, None, h0, **options)
 
-    assert_same(grads(truncate=6), grads(truncate=2**30))
-    assert_close(grads(truncate=6), grads(), tolerance(F64))
-    explicit = grads(truncate=1)
+        return grads(truncate=6), grads(truncate=2**30), grads(), grads(truncate=1), grads(x[:, :1], truncate=1)
+
+    at_the_end, beyond_it, full, explicit, of_one_step = jax.tree.map(np.asarray, all_grads(net(), f(2, 6, 3), f(2, 4)))
+    assert_same(at_the_end, beyond_it)
+    assert_close(at_the_end, full, tolerance(F64))
     assert (explicit[1][:, :-1] == 0).all()
     assert (explicit[1][:, -1] != 0).all()
     assert (explicit[2] == 0).all()
-    assert (jax.grad(rnn.loss, 4)(params, x[:, :1], y, None, h0, truncate=1) != 0).all()
+    assert (of_one_step[2] != 0).all()
 
 
 def test_options_of_numpy():
     """Sizes that come out of NumPy serve as Python's do."""
-    params = rnn.init(KEY, inputs=np.int64(3), hidden=np.int32(4), outputs=2, dtype=F64)
+    assert net_shapes(inputs=np.int64(3), hidden=np.int32(4), outputs=2) == net_shapes(3, 4, 2)
     x, y = f(2, 6, 3), np.array([0, 1])
-    got = rnn.loss(params, x, y, truncate=np.int64(2), save=np.uint8(4))
-    assert got == rnn.loss(params, x, y, truncate=2, save=4)
+    options = {"truncate": np.int64(2), "save": np.uint8(4)}, {"truncate": 2, "save": 4}
+    got, want = jax.jit(lambda *args: [rnn.loss(*args, **chosen) for chosen in options])(net(), x, y)
+    assert got == want
 
 
 def test_truncation_never_changes_the_value():
-    params = rnn.init(KEY, inputs=3, hidden=4, outputs=2, dtype=F64)
-    x = f(2, 6, 3)
-    assert_same(rnn.forward(params, x, truncate=2, every_step=True), rnn.forward(params, x, every_step=True))
+    truncated, full = jax.jit(lambda *args: [rnn.forward(*args, truncate=n, every_step=True) for n in (2, None)])(
+        net(), f(2, 6, 3)
+    )
+    assert_same(truncated, full)
 
 
 def test_integer_inputs_are_one_hot_rows():
-    params = rnn.init(KEY, inputs=5, hidden=4, outputs=3, dtype=F64)
-    ids, y = jnp.asarray(RNG.integers(0, 5, (3, 7))), np.array([0, 1, 2])
-    got = jax.value_and_grad(rnn.loss)(params, ids, y)
-    assert_close(got, jax.value_and_grad(rnn.loss)(params, jax.nn.one_hot(ids, 5, dtype=F64), y), tolerance(F64))
+    ids, y = RNG.integers(0, 5, (3, 7)), np.array([0, 1, 2])
+    grad = jax.value_and_grad(rnn.loss)
+    got, want = jax.jit(lambda p, *inputs: [grad(p, x, y) for x in inputs])(net(5, 4, 3), ids, np.eye(5)[ids])
+    assert_close(got, want, tolerance(F64))
 
 
 def test_twenty_thousand_steps():
     """In time and memory of a chunk: gradients still agree with autodiff."""
-    params = rnn.init(KEY, inputs=1, hidden=4, outputs=2, dtype=F64)
-    x, y = 0.1 * f(1, 20_000, 1), np.array([1])
-    got = jax.jit(jax.value_and_grad(rnn.loss))(params, x, y)
-    want = jax.jit(jax.value_and_grad(reference_loss))(params, x, y)
+    params = jax.jit(lambda key: rnn.init(key, inputs=1, hidden=4, outputs=2, dtype=F64))(KEY)
+    losses = rnn.loss, reference_loss
+    grads = jax.jit(lambda *args: [jax.value_and_grad(loss)(*args) for loss in losses])
+    got, want = grads(params, 0.1 * f(1, 20_000, 1), np.array([1]))
     assert_close(got, want, tolerance(F64, terms=20_000))
 
 
 def test_saturated_units_carry_nothing_back():
-    params = rnn.init(KEY, inputs=3, hidden=4, outputs=2, dtype=F64)
-    x_bar = jax.grad(rnn.loss, 1)(params, jnp.full((2, 5, 3), 1e4), np.array([0, 1]))
-    assert (x_bar == 0).all()
+    x_bar = jax.jit(jax.grad(rnn.loss, 1))(net(), np.full((2, 5, 3), 1e4), np.array([0, 1]))
+    assert (np.asarray(x_bar) == 0).all()
 
 
-@pytest.mark.parametrize("lengths", [[7, 3, 2], [-1, 3, 2]])
 @pytest.mark.parametrize("every", [True, False])
-def test_length_out_of_range_under_jit_is_nan(lengths, every):
-    params = rnn.init(KEY, inputs=3, hidden=4, outputs=2, dtype=F64)
-    y = jnp.zeros((3, 6) if every else (3,), int)
-    x = f(3, 6, 3)
-    losses = jax.jit(lambda n: rnn.loss(params, x, y, n, reduction="none"))(jnp.array(lengths)).reshape(3, -1)
-    assert np.isnan(losses).any(1).tolist() == [True, False, False]
+def test_length_out_of_range_under_jit_is_nan(every):
+    x, y = f(3, 6, 3), np.zeros((3, 6) if every else 3, int)
+    losses = jax.jit(lambda lengths, params, x: rnn.loss(params, x, y, lengths, reduction="none"))
+    for lengths in ([7, 3, 2], [-1, 3, 2]):
+        found = np.asarray(losses(np.array(lengths), net(), x)).reshape(3, -1)
+        assert np.isnan(found).any(1).tolist() == [True, False, False], lengths
+
+
+@cache
+def losses_and_gradients():
+    """One program for every id."""
+
+    def both(params, x):
+        y = np.array([0, 1, 0])
+        return rnn.loss(params, x, y, reduction="none"), jax.grad(rnn.loss)(params, x, y)
+
+    return jax.jit(both)
 
 
 @pytest.mark.parametrize("bad", [-1, 5, 2**31 - 1, 2**32, 2**32 + 1])
 def test_id_out_of_range_under_jit_is_nan(bad):
-    params = rnn.init(KEY, inputs=5, hidden=4, outputs=2, dtype=F64)
-    x = jnp.zeros((3, 6), jnp.int64).at[1, 2].set(bad)
-    losses = jax.jit(lambda x: rnn.loss(params, x, jnp.array([0, 1, 0]), reduction="none"))(x)
+    x = np.zeros((3, 6), np.int64)
+    x[1, 2] = bad
+    losses, grads = losses_and_gradients()(net(5), x)
     assert np.isnan(losses).tolist() == [False, True, False]
-    grads = jax.jit(jax.grad(rnn.loss))(params, x, jnp.array([0, 1, 0]))
     assert all(np.isnan(g).any() for g in jax.tree.leaves(grads))
 
 
 def test_descend_is_plain_gradient_descent():
-    params = rnn.init(KEY, inputs=3, hidden=4, outputs=2, dtype=F64)
-    grads = jax.tree.map(jnp.ones_like, params)
-    updates, _ = optax.sgd(0.25).update(grads, optax.sgd(0.25).init(params))
-    assert_close(rnn.descend(params, grads, 0.25), optax.apply_updates(params, updates), tolerance(F64))
-    half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), (params, grads))
-    assert rnn.descend(*half, alpha=jnp.bfloat16(0.25)).U.dtype == jnp.bfloat16
+    grads = jax.tree.map(np.ones_like, net())
+
+    def by_optax(params, grads):
+        updates, _ = optax.sgd(0.25).update(grads, optax.sgd(0.25).init(params))
+        return optax.apply_updates(params, updates)
+
+    got, want = jax.jit(lambda *args: (rnn.descend(*args, 0.25), by_optax(*args)))(net(), grads)
+    assert_close(got, want, tolerance(F64))
+    half = jax.tree.map(lambda p: np.asarray(p, jnp.bfloat16), (net(), grads))
+    assert jax.jit(partial(rnn.descend, alpha=jnp.bfloat16(0.25)))(*half).U.dtype == jnp.bfloat16
 
 
 # What is kept, and what it costs.
@@ -191,8 +231,8 @@ def test_descend_is_plain_gradient_descent():
 
 def kept_shapes(save, out="last", head=None, lengths=None, T=12, B=3, D=2, H=5):
     """Shapes of everything that `_run_fwd` keeps beside its own inputs."""
-    params = rnn.init(KEY, inputs=D, hidden=H, outputs=2, dtype=F64)
-    x, h0 = jnp.zeros((B, T, D)), jnp.zeros((B, H))
+    params = net_shapes(inputs=D, hidden=H, outputs=2)
+    x, h0 = np.zeros((B, T, D)), np.zeros((B, H))
     plan = rnn._plan(T, B, H, 8, out, None, save)
     _, (*inputs, kept_head, states, kept) = jax.eval_shape(
         lambda *a: rnn._run_fwd(plan, *a), x, params.U, params.W, params.b, h0, lengths, head
@@ -205,7 +245,7 @@ def kept_shapes(save, out="last", head=None, lengths=None, T=12, B=3, D=2, H=5):
 @pytest.mark.parametrize("out", ["last", "losses"])
 def test_what_is_kept(out):
     """`all`: each state once, nothing shifted or doubled. An integer: the state that enters a chunk. Never logits."""
-    head = (jnp.zeros((5, 2)), jnp.zeros(2), jnp.zeros((3, 12), int)) if out == "losses" else None
+    head = (np.zeros((5, 2)), np.zeros(2), np.zeros((3, 12), int)) if out == "losses" else None
     assert kept_shapes("all", out, head) == [(3, 5), (12, 3, 5)]
     assert kept_shapes(4, out, head) == [(3, 3, 5)]
     assert kept_shapes(5, out, head) == [(2, 3, 5), (3, 5)]
@@ -248,11 +288,17 @@ def test_plans():
 @pytest.mark.parametrize("save", ["all", 8])
 def test_logits_of_all_steps_never_exist(save):
     """Neither they nor their adjoints: the head of an every-step loss runs by the chunk."""
-    params = rnn.init(KEY, inputs=2, hidden=5, outputs=11, dtype=F64)
-    x, y = jnp.zeros((64, 200, 2)), jnp.zeros((64, 200), int)
+    params = net_shapes(inputs=2, hidden=5, outputs=11)
+    x, y = np.zeros((64, 200, 2)), np.zeros((64, 200), int)
     step = str(jax.make_jaxpr(jax.grad(lambda p: rnn.loss(p, x, y, save=save)))(params))
     assert ",11]" in step
     assert not any(shape in step for shape in ("[64,200,11]", "[200,64,11]", "[12800,11]"))
+
+
+def of_pixels():
+    """A net, inputs and targets in the shapes of MNIST read pixel by pixel."""
+    of = jax.ShapeDtypeStruct
+    return net_shapes(1, 128, 10, jnp.float32), of((128, 784, 1), jnp.float32), of((128,), jnp.int32)
 
 
 def temporaries(f, *args):
@@ -268,10 +314,8 @@ def on_a_cpu():
 @pytest.mark.usefixtures("on_a_cpu")
 def test_memory_of_a_long_sequence():
     """Below 10 MB where plain autodiff takes more than 100."""
-    params = rnn.init(KEY, inputs=1, hidden=128, outputs=10)
-    x, y = jnp.zeros((128, 784, 1), jnp.float32), jnp.zeros(128, jnp.int32)
-    ours = temporaries(jax.grad(rnn.loss), params, x, y)
-    plain = temporaries(jax.grad(reference_loss), params, x, y)
+    ours = temporaries(jax.grad(rnn.loss), *of_pixels())
+    plain = temporaries(jax.grad(reference_loss), *of_pixels())
     assert ours < 10e6
     assert plain > 100e6
 
@@ -280,8 +324,6 @@ def test_memory_of_a_long_sequence():
 @pytest.mark.parametrize("save", ["all", "auto"])
 def test_last_state_builds_no_adjoint_of_all_states(save):
     """`save="all"` takes one array of all states and small change; nothing else is as long."""
-    params = rnn.init(KEY, inputs=1, hidden=128, outputs=10)
-    x, y = jnp.zeros((128, 784, 1), jnp.float32), jnp.zeros(128, jnp.int32)
     all_states = 784 * 128 * 128 * 4
     limit = {"all": 1.2, "auto": 0.2}[save]
-    assert temporaries(lambda *a: jax.grad(rnn.loss)(*a, save=save), params, x, y) < limit * all_states
+    assert temporaries(lambda *a: jax.grad(rnn.loss)(*a, save=save), *of_pixels()) < limit * all_states
