@@ -80,7 +80,7 @@ class Call:
                 return jnp.asarray(value)
             numbers = np.asarray(value)
             with jax.ensure_compile_time_eval():
-                a = jnp.asarray(numbers)
+                a = jax.device_put(numbers)  # `jnp.asarray` compiles a program for each shape
         except (TypeError, ValueError) as err:
             came = _kind(value) + (f" of dtype {value.dtype}" if isinstance(value, np.ndarray) else "")
             raise TypeError(f"{self.where}: {name} must be an array of numbers; got {came}.") from err
@@ -127,10 +127,8 @@ class Call:
         if a is None or not _concrete(a) or not _concrete(valid):
             return
         with jax.ensure_compile_time_eval():
-            bad = jnp.isnan(a)
-            if valid is not None:
-                bad &= jnp.reshape(valid, valid.shape + (1,) * (a.ndim - valid.ndim))
-            if not bool(bad.any()):
+            bad, some = _nan(a, valid)
+            if not some:
                 return
         self.fail(ValueError, name, "free of NaN", f"NaN at {_first(bad)}", "Drop or fill such entries first.")
 
@@ -139,10 +137,8 @@ class Call:
         if a is None or a.dtype == jnp.bool_ or not _concrete(a) or not _concrete(valid):
             return
         with jax.ensure_compile_time_eval():
-            bad = (a < low) | (a > high) | (a != a)
-            if valid is not None:
-                bad &= valid
-            if not bool(bad.any()):
+            bad, some = _outside(a, low, high, valid)
+            if not some:
                 return
         at = _first(bad)
         self.fail(ValueError, name, f"within {low} … {high} ({what})", f"{np.asarray(a)[tuple(at)]} at {at}")
@@ -213,6 +209,27 @@ class Call:
 
 
 _OLD_KEY = (2,)  # of threefry, JAX's default
+
+
+# One program for each shape; op by op they would be several, and a first call in a notebook waits for each.
+
+
+@jax.jit
+def _nan(a: jax.Array, valid: Any) -> tuple[jax.Array, jax.Array]:
+    """Where a NaN is that `valid` does not except, and whether there is any."""
+    bad = jnp.isnan(a)
+    if valid is not None:
+        bad &= jnp.reshape(valid, valid.shape + (1,) * (a.ndim - valid.ndim))
+    return bad, bad.any()
+
+
+@jax.jit
+def _outside(a: jax.Array, low: Any, high: Any, valid: Any) -> tuple[jax.Array, jax.Array]:
+    """Where `a` is outside its bounds, and whether it is anywhere."""
+    bad = (a < low) | (a > high) | (a != a)
+    if valid is not None:
+        bad &= valid
+    return bad, bad.any()
 
 
 def valid_steps(lengths: jax.Array | None, steps: int) -> Any:

@@ -152,8 +152,9 @@ def replaced(site: _walk.Site, j: int, mine: Stored) -> Any:
         return None
     if name in LINEAR or name == "mul":
         return np.asarray(mine.operands[1 - j])
-    return slope_of(site.eqn, jnp.asarray(mine.operands[0])) if name in UNARY else None
+    return slope_of(site.eqn, mine.operands[0]) if name in UNARY else None
 
 
-def slope_of(eqn, x):
-    return np.asarray(jax.jvp(lambda x: bind(eqn, [x])[0], (x,), (jnp.ones_like(x),))[1])
+def slope_of(eqn: Any, x: Any) -> np.ndarray:
+    x, along = jax.device_put((x, np.ones_like(x)))
+    return np.asarray(jax.jvp(lambda x: bind(eqn, [x])[0], (x,), (along,))[1])

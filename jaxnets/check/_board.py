@@ -52,13 +52,13 @@ class Board:
         swaps: dict[str, Any] | None = None,
         batches: Collection[int] = (),
     ):
-        self.program, self.x, self.names = program, [jnp.asarray(a) for a in x], names
+        self.program, self.x, self.names = program, jax.device_put(list(x)), names
         self.batches = set(batches) - {1}
         self.sites = {s.place: s for s in _walk.sites(program) if not s.looped}
         self.marks = {p: s.eqn.params["name"] for p, s in self.sites.items() if s.eqn.primitive.name == "name"}
-        self.swaps = {p: jnp.asarray((swaps or {})[n]) for p, n in self.marks.items() if n in (swaps or {})}
+        self.swaps = {p: jax.device_put((swaps or {})[n]) for p, n in self.marks.items() if n in (swaps or {})}
         self.probes = {
-            p: jnp.zeros((*self.sites[p].lengths, *self.sites[p].eqn.outvars[0].aval.shape)) for p in self.marks
+            p: np.zeros((*self.sites[p].lengths, *self.sites[p].eqn.outvars[0].aval.shape)) for p in self.marks
         }
         self._plain = jax.jit(self._gradient, compiler_options=QUICK)
 
@@ -74,10 +74,10 @@ class Board:
             weights, substitutes = {}, {}
             for j in (*operands, ARRIVING) if arrives(site) else operands:
                 shape = share_shape(site, j)
-                weights[j] = jnp.ones((*site.lengths, *(shape if stored else ())))
+                weights[j] = np.ones((*site.lengths, *(shape if stored else ())))
                 if stored and j != ARRIVING and (shape := substitute_shape(site, j)) is not None:
-                    substitutes[j] = jnp.zeros((*site.lengths, *shape))
-            turns = {j: jnp.zeros(site.lengths) for j in operands if can_turn(site.eqn)}
+                    substitutes[j] = np.zeros((*site.lengths, *shape))
+            turns = {j: np.zeros(site.lengths) for j in operands if can_turn(site.eqn)}
             self.default[p] = {"weights": weights, "substitutes": substitutes, "turns": turns}
             found += options(site, stored, self.sites, self.batches)
         for s in _walk.sites(self.program, holders=True):
@@ -85,7 +85,7 @@ class Board:
                 steps, carries = s.eqn.params["length"], _walk.scan_counts(s.eqn)[1]
                 if carries and steps > 1:
                     place = (*s.place, _walk.CARRY)
-                    self.default[place] = {"weights": {j: jnp.ones((*s.lengths, steps)) for j in range(carries)}}
+                    self.default[place] = {"weights": {j: np.ones((*s.lengths, steps)) for j in range(carries)}}
                     found += truncations(place, s.eqn, steps, carries)
         self.found = list(alterations(found, self.sites, stored))
 
@@ -124,7 +124,7 @@ class Board:
         """Gradients with something else in the place of a mark's adjoint: (mark, kinds and words, gradients)."""
         for p in self.swaps:
             for told, bar in self._instead(p):
-                bar = jnp.asarray(np.broadcast_to(bar, self.swaps[p].shape), self.swaps[p].dtype)
+                bar = jax.device_put(np.broadcast_to(bar, self.swaps[p].shape).astype(self.swaps[p].dtype))
                 found = self._plain(self.x, self.probes, self.swaps | {p: bar}, {})
                 yield self.marks[p], told, self._named(found)
 

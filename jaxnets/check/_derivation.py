@@ -280,7 +280,7 @@ class _Judge:
             out = _walk.bind(eqn, operands)
             return out, (out[0] if place in marks else None)
 
-        x = [jnp.asarray(a) for a in self.reference.x]
+        x = jax.device_put(self.reference.x)
         handed = jax.jit(lambda x: _walk.run(self.reference.program, x, look)[1])(x)
         named = {marks[p]: np.asarray(v) for p, v in handed.items()}
         return named | dict(zip(self.reference.names, self.reference.x, strict=True))

@@ -79,7 +79,7 @@ def _of_the_program(reference: Reference) -> Iterator[str]:
         return out, jnp.mean(jnp.abs(_FLAT[eqn.primitive.name](out[0])) < _SATURATED)
 
     with reference.precision():
-        shares = jax.jit(lambda x: _walk.run(reference.program, x, look)[1])([jnp.asarray(a) for a in reference.x])
+        shares = jax.jit(lambda x: _walk.run(reference.program, x, look)[1])(jax.device_put(reference.x))
     for place, share in shares.items():
         if (flat := float(np.mean(share))) >= 0.5:
             told = describe(sites[place])

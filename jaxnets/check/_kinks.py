@@ -150,7 +150,7 @@ class Slopes:
 
     def __init__(self, closed: Any, args: list[Any], kinks: list[Met], near: float):
         self.closed, self.kinks, self.args, self.near = closed, kinks, args, near
-        zero = {k.site.place: jnp.zeros_like(k.share) for k in kinks}
+        zero = {k.site.place: np.zeros_like(k.share) for k in kinks}
 
         def grad(args, given):
             return jax.grad(lambda a: _walk.run(closed, a, Kinks(near), given)[0][0])(args)
@@ -168,8 +168,8 @@ class Slopes:
             return self._interval(leaf, direction)
 
     def _interval(self, leaf, direction):
-        full = [jnp.zeros_like(a) for a in self.args]
-        full[leaf] = jnp.asarray(direction, self.args[leaf].dtype)
+        full = [np.zeros_like(a) for a in self.args]
+        full[leaf] = np.asarray(direction, self.args[leaf].dtype)
         ends = []
         low, high, at = np.inf, -np.inf, self._zero
         # The ranges at JAX's own choice; then at the ends found there, since one kink may stand behind another.
@@ -191,8 +191,8 @@ class Slopes:
             now = np.array(start, float)
             for _k in range(25):
                 direction = got - now
-                full = [jnp.zeros_like(a) for a in self.args]
-                full[leaf] = jnp.asarray(direction, self.args[leaf].dtype)
+                full = [np.zeros_like(a) for a in self.args]
+                full[leaf] = np.asarray(direction, self.args[leaf].dtype)
                 slopes = self._along(self._zero, self.args, 0, full)[1]
                 corner = self._ranges(slopes, self._zero)[2][0]
                 end = np.asarray(self._grad(self.args, corner)[leaf], float)
@@ -221,8 +221,8 @@ class Slopes:
             c = np.where(tied > 0, c, 0)
             highest += float(np.sum(c * (top - now)))
             lowest += float(np.sum(c * (bottom - now)))
-            most[place] = jnp.asarray(np.where(tied > 0, top - share, 0), kink.share.dtype)
-            least[place] = jnp.asarray(np.where(tied > 0, bottom - share, 0), kink.share.dtype)
+            most[place] = np.where(tied > 0, top - share, 0).astype(kink.share.dtype)
+            least[place] = np.where(tied > 0, bottom - share, 0).astype(kink.share.dtype)
         return lowest, highest, [most, least]
 
     def forms(self) -> dict[str, list[np.ndarray]]:
@@ -257,6 +257,6 @@ class Slopes:
             else:
                 a, b = tied, np.zeros_like(tied)
             for form, weight in ((first, a), (last, b), (every, tied), (none, np.zeros_like(tied))):
-                form[place] = jnp.asarray(np.where(tied > 0, weight - share, 0), kink.share.dtype)
+                form[place] = np.where(tied > 0, weight - share, 0).astype(kink.share.dtype)
         ways = {"to the first winner": first, "to the last winner": last, "in full to every winner": every}
         return ways | {"to none of the winners": none}

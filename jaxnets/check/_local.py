@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.check._alike import alike, as_wide_as, moved, shifted
@@ -37,7 +36,7 @@ BY_RESULT = {"tanh": lambda q: 1 - q * q, "logistic": lambda q: q * (1 - q), "ex
 
 def local_derivatives(site, mine, where, stored, sites):
     x, q = (np.asarray(v) for v in (mine.operands[0], mine.result))
-    d = slope_of(site.eqn, jnp.asarray(x))
+    d = slope_of(site.eqn, x)
     for text, (kind, form) in _FORMS.items():
         what = {
             "1": f"the derivative of {where} is missing",
@@ -52,26 +51,26 @@ def local_derivatives(site, mine, where, stored, sites):
                 yield (
                     "sign",
                     f"{told} the sum in place of the difference",
-                    lambda a=a, b=b: slope_of(site.eqn, jnp.asarray(a + b)),
+                    lambda a=a, b=b: slope_of(site.eqn, a + b),
                 )
                 yield (
                     "path",
                     f"{told} the first term of the difference alone",
-                    lambda a=a: slope_of(site.eqn, jnp.asarray(a)),
+                    lambda a=a: slope_of(site.eqn, a),
                 )
-                yield "path", f"{told} the second term alone", lambda b=b: slope_of(site.eqn, jnp.asarray(-b))
+                yield "path", f"{told} the second term alone", lambda b=b: slope_of(site.eqn, -b)
                 for axis, by in itertools.product(range(len(site.lengths), a.ndim), (1, -1)):
                     late = f"{told} a difference whose first term is moved by {by} along axis {axis}"
                     yield (
                         "shift",
                         late,
-                        lambda a=a, b=b, by=by, axis=axis: slope_of(site.eqn, jnp.asarray(moved(a, by, axis) - b)),
+                        lambda a=a, b=b, by=by, axis=axis: slope_of(site.eqn, moved(a, by, axis) - b),
                     )
                 break
-    yield "place", f"the derivative of {where} taken at its result", lambda: slope_of(site.eqn, jnp.asarray(q))
+    yield "place", f"the derivative of {where} taken at its result", lambda: slope_of(site.eqn, q)
     if (by_result := BY_RESULT.get(site.eqn.primitive.name)) is not None:
         for kind, what, value in alike(site, q, stored, sites, most=8):
             yield kind, f"the derivative of {where} taken at {what}", lambda value=value: by_result(value)
     for way, rows in shifted(x, site):
         told = f"the derivative of {where} taken at the step {way}"
-        yield "shift", told, lambda rows=rows: slope_of(site.eqn, jnp.asarray(rows))
+        yield "shift", told, lambda rows=rows: slope_of(site.eqn, rows)

@@ -40,7 +40,7 @@ def as_float64(leaf: Any) -> Any:
     if not is_floating(leaf) or isinstance(leaf, float):
         return leaf
     wide = np.asarray(leaf).astype(np.float64)
-    return jnp.asarray(wide) if isinstance(leaf, jax.Array) else wide
+    return jax.device_put(wide) if isinstance(leaf, jax.Array) else wide
 
 
 def narrowest(program: Any) -> float:

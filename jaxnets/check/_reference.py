@@ -114,9 +114,7 @@ class Reference:
 
     def _traced(self):
         try:
-            return _walk.trace(
-                lambda leaves: jnp.asarray(self.f(*self._args(leaves))), [jnp.asarray(a) for a in self.x]
-            )
+            return _walk.trace(lambda leaves: jnp.asarray(self.f(*self._args(leaves))), jax.device_put(self.x))
         except Exception as error:  # NumPy code, or anything that needs its numbers: it is run as it is
             where = next(frames_of(error), None)
             line = f" at line {where.lineno}" if where else ""
@@ -138,12 +136,12 @@ class Reference:
         with self.precision(), np.errstate(all="ignore"):
             try:
                 f = _with_jax_numpy(self.f)
-                x = [jnp.asarray(a) for a in self.x]
+                x = jax.device_put(self.x)
                 program = _walk.trace(lambda leaves: jnp.asarray(f(*self._args(leaves))), x)
                 value = jax.jit(lambda x: _walk.run(program, x)[0][0])
                 for step in (0.0, 1e-6, 1e-3, 0.3, 0.3):
                     moved = [a + step * rng.normal(size=a.shape) * _numeric.size_of(a) for a in self.x]
-                    ours, theirs = float(value([jnp.asarray(a) for a in moved])), self.near(moved)
+                    ours, theirs = float(value(jax.device_put(moved))), self.near(moved)
                     close = abs(ours - theirs) <= 1e-10 * max(abs(ours), abs(theirs))
                     if not close and (step == 0 or np.isfinite(theirs)):
                         return None
@@ -158,9 +156,9 @@ class Reference:
         """The value of `f` at other numbers, its rules taken out."""
         with self.precision():
             if self.program is not None and not self.numpy:
-                return self._value([jnp.asarray(a) for a in x])
+                return self._value(jax.device_put(list(x)))
             kinds = [self.given.leaves[k][1] for k in self.given.chosen]
-            like = [jnp.asarray(a) if isinstance(k, jax.Array) else a for a, k in zip(x, kinds, strict=True)]
+            like = [jax.device_put(a) if isinstance(k, jax.Array) else a for a, k in zip(x, kinds, strict=True)]
             return self.f(*self._args(like))
 
     def near(self, x: list[Any]) -> Any:
@@ -186,7 +184,7 @@ class Reference:
     def gradients(self) -> list[np.ndarray | None]:
         """By autodiff without rules, in float64; None for what it could not give."""
         with self.precision():
-            x = [jnp.asarray(a) for a in self.x]
+            x = jax.device_put(self.x)
             if self.program is None or not self.autodiff:
                 return [None] * len(x)
 
@@ -247,9 +245,7 @@ class Reference:
             return [_numeric.EPS] * len(self.x)
         with self.precision():
             try:
-                grad = _walk.trace(
-                    jax.grad(lambda x: _walk.run(self.program, x)[0][0]), [jnp.asarray(a) for a in self.x]
-                )
+                grad = _walk.trace(jax.grad(lambda x: _walk.run(self.program, x)[0][0]), jax.device_put(self.x))
             except _CANNOT:
                 return [0.0] * len(self.x)
             disturbed = jax.jit(
@@ -257,7 +253,7 @@ class Reference:
             )
             found, ties = [0.0] * len(self.x), bool(self.kinks()[1]) or self.steps_in_it
             for seed in (1, 2):
-                moved = disturbed([jnp.asarray(a) for a in self.x], seed)
+                moved = disturbed(jax.device_put(self.x), seed)
                 for i, (g, true) in enumerate(zip(moved, self.gradients, strict=True)):
                     if true is None:
                         continue
@@ -278,7 +274,7 @@ class Reference:
         if self.program is None:
             return None, []
         with self.precision():
-            x = [jnp.asarray(a) for a in self.x]
+            x = jax.device_put(self.x)
             blended, noted = met(self.program, x, near)
             told = [f"{k.count} at {describe(k.site)}" for k in blended] + [f"a tie at {describe(s)}" for s in noted]
             usable = blended and self.by_autodiff and self.reverse

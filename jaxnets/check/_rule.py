@@ -66,19 +66,20 @@ class Rule:
         fixed = rule.eqn.params.get("num_consts", 0)  # what the function closes over: JAX gives it no derivative
         self.at = [k for k, v in enumerate(sample) if k >= fixed and jnp.issubdtype(v.dtype, jnp.floating)]
         self.seed = 0
+        self.pulled = jax.jit(lambda floats, bars: jax.vjp(self.ruled, *floats)[1](bars), compiler_options=QUICK)
         self.where = f"{_rule_of(rule.eqn)}met in {_walk.source(rule.eqn)}"
 
     def floats(self) -> list[np.ndarray]:
         return [self.sample[k] for k in self.at]
 
     def _operands(self, floats):
-        operands = [jnp.asarray(v) for v in self.sample]
+        operands = jax.device_put(self.sample)
         for k, value in zip(self.at, floats, strict=True):
-            operands[k] = jnp.asarray(value)
+            operands[k] = value
         return operands
 
     def _equation(self, floats):
-        wide = any(jnp.asarray(v).dtype == jnp.float64 for v in floats)
+        wide = any(v.dtype == jnp.float64 for v in floats)
         narrow = any(v.dtype != np.float64 for v in self.floats())
         if wide and narrow:
             if self.rule.wide is None:
@@ -103,7 +104,7 @@ class Rule:
 
     def cotangents(self, out, seed):
         rng = np.random.default_rng(seed)
-        return [jnp.asarray(rng.normal(size=o.shape), o.dtype) for o in out]
+        return [np.asarray(rng.normal(size=o.shape), o.dtype) for o in out]
 
     def _scalar(self, removed):
         def f(*floats):
@@ -119,10 +120,9 @@ class Rule:
         return f
 
     def _by_rule(self, *floats):
-        floats = [jnp.asarray(v) for v in floats]
         try:
-            out, pull = jax.vjp(self.ruled, *floats)
-            return tuple(pull(self.cotangents(out, self.seed)))
+            out = jax.eval_shape(self.ruled, *floats)
+            return self.pulled(floats, self.cotangents(out, self.seed))
         except Exception as error:
             raise RaisesError(error) from error
 
@@ -163,15 +163,14 @@ class Rule:
     # What JAX lets pass in silence
 
     def _traps(self, leaves: list[Leaf], plain: Sequence[Any]) -> list[Leaf]:
-        floats = [jnp.asarray(v) for v in self.floats()]
-        out, pull = jax.vjp(self.ruled, *floats)
+        floats = self.floats()
+        out, pull = jax.vjp(self.ruled, *jax.device_put(floats))
         bars = self.cotangents(out, 3)
-        once = pull(bars)
+        once = pull(jax.device_put(bars))
         leaves = [self._dtype(leaf, v, g) for leaf, v, g in zip(leaves, floats, once, strict=True)]
-        leaves = self._linear(leaves, pull, bars, once)
+        leaves = self._linear(leaves, partial(self.pulled, floats), bars)
         leaves += self._value(out, plain)
-        pulled = jax.jit(lambda a, bars: jax.vjp(self.ruled, *a)[1](bars), compiler_options=QUICK)
-        leaves += self._same_under("jit", lambda: pulled(floats, bars), once)
+        leaves += self._same_under("jit", lambda: self.pulled(floats, bars), once)
         leaves += self._same_under("vmap", lambda: self._mapped(floats, bars), once)
         return leaves
 
@@ -183,14 +182,15 @@ class Rule:
         )
         return leaf._replace(verdict=WRONG, causes=(cause, *leaf.causes))
 
-    def _linear(self, leaves, pull, bars, once) -> list[Leaf]:
-        zero = pull([0 * b for b in bars])
-        thrice = pull([3 * b for b in bars])
-        back = pull([-b for b in bars])
+    def _linear(self, leaves, pull, bars) -> list[Leaf]:
+        def times(factor):
+            return [(factor * b.astype(np.float64)).astype(b.dtype) for b in bars]
+
+        once, zero, thrice, back = (pull(times(factor)) for factor in (1, 0, 3, -1))
         other = pull(self.cotangents(bars, 4))
         narrow = any(b.dtype == jnp.float16 for b in [*bars, *once])
         far = 16.0 if narrow else 2.0**14  # a rule may cut off what is large, or what is small
-        large, small = ([np.asarray(g, np.float64) / s for g in pull([b * s for b in bars])] for s in (far, 1 / far))
+        large, small = ([np.asarray(g, np.float64) / s for g in pull(times(s))] for s in (far, 1 / far))
         changed = []
         for leaf, z, g, t, m, o, big, little in zip(leaves, zero, once, thrice, back, other, large, small, strict=True):
             z, g, t, m, o = (np.asarray(a, np.float64) for a in (z, g, t, m, o))
@@ -230,10 +230,10 @@ class Rule:
         return [Leaf(f"{self.rule.name} (value)", WRONG, worst, worst / eps, at, (cause,), source=self.where)]
 
     def _mapped(self, floats, bars):
-        two = [jnp.stack([f, f]) for f in floats]
-        bars = [jnp.stack([b, b]) for b in bars]
+        two = [np.stack([f, f]) for f in floats]
+        bars = [np.stack([b, b]) for b in bars]
         mapped = jax.vmap(lambda a, b: jax.vjp(self.ruled, *a)[1](b))
-        return [g[1] for g in jax.jit(mapped, compiler_options=QUICK)(two, bars)]
+        return [np.asarray(g)[1] for g in jax.jit(mapped, compiler_options=QUICK)(two, bars)]
 
     def _same_under(self, what, run, once) -> list[Leaf]:
         if self.eqn.primitive.name == "shard_map":

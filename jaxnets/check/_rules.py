@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.check import _walk
@@ -136,13 +135,13 @@ class _Audit:
             return f(*jax.tree.unflatten(structure, full))
 
         values = [leaves[k] for k in arrays]
-        program = _walk.trace(flat, *[jnp.asarray(v) for v in values])
+        program = _walk.trace(flat, *jax.device_put(values))
         found = self._matched(program, flat, values)
         self.names |= {rule.name for rule in found}
         if not found:
             return
         watch = _Watch()
-        out = jax.jit(lambda *values: _walk.run(program, list(values), watch)[0])(*[jnp.asarray(v) for v in values])
+        out = jax.jit(lambda *values: _walk.run(program, list(values), watch)[0])(*jax.device_put(values))
         jax.block_until_ready(out)
         jax.effects_barrier()
         for rule in progress(found, "testing rules"):
@@ -160,7 +159,7 @@ class _Audit:
         if own:
             with double():
                 try:
-                    at_wide = _walk.trace(flat, *[jnp.asarray(as_float64(np.asarray(v))) for v in values])
+                    at_wide = _walk.trace(flat, *[jax.device_put(as_float64(np.asarray(v))) for v in values])
                     wide = [s.eqn for s in _rules_in(at_wide)]
                 except Exception as error:  # it is fixed to its precision: the rules are judged in that
                     self.remarks.append(
@@ -204,4 +203,4 @@ class _Audit:
             return out, pull(one.cotangents(out, 1))
 
         with contextlib.suppress(RaisesError):
-            self.function(backward, [jnp.asarray(a) for a in one.floats()], depth + 1)
+            self.function(backward, jax.device_put(one.floats()), depth + 1)
