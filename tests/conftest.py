@@ -38,9 +38,13 @@ jax.config.update("jax_traceback_in_locations_limit", 0)  # a tenth of the time 
 # What `pytest` leaves out, `pytest -m slow` runs, and CI runs on one interpreter: endurance, rather than coverage.
 SLOW = {
     "test_rules.py::*-more]": "the rules at three more draws of numbers each: the programs are those of the first two",
-    "test_train.py::test_killed_from_outside_at_fifty_moments": "fifty runs, each killed by a signal of the system",
-    "test_cli_train.py::test_killed_without_a_word": "a run in a process of its own, killed, and gone on with",
-    "test_cli_train.py::test_demo": "the demo from end to end",
+    "test_mesh.py::*-more]": "nets on further numbers of devices, which is what others are tried on",
+    "test_readme.py::test_example[[]as it stands]": "its example on all of its steps and epochs",
+    "test_train.py::test_killed_from_outside_at_fifty_moments": "fifty runs, killed by a signal; a quick test ends one "
+    "at each of its operations on files",
+    "test_cli_train.py::test_killed_without_a_word": "a run in a process of its own, killed and gone on with; a quick "
+    "test does so in its own process",
+    "test_cli_train.py::test_demo": "the demo from end to end; its parts have tests of their own",
     "test_processes.py::*": "two or three real processes for each test, some of which wait for one that never comes",
     "test_homework.py::*": "ten thousand differences, in a process that compiles as users' do",
     "test_benchmarks.py::test_contestants_agree*": "a smoke run of a benchmark",

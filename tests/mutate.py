@@ -1,28 +1,35 @@
-"""Mutation of the rules: change one thing in one line, run the tests, and see whether any turns red.
+"""Mutation of the rules: change one thing in one line, run the quick tests, and see whether any turns red.
 
     python tests/mutate.py [ROOM ...] [--jobs N] [--list]
 
 Every function that takes part in a rule is mutated, statement by statement: what it assigns or returns is changed
 (numbers by 1%, counts by one, masks inverted), signs and operators are exchanged, transposes and squares dropped,
-constants moved by one, comparisons and masks changed, branches forced. A mutant that no test sees is printed; the exit
-code is 1 if there is any that is not listed, with its reason, as one that changes no result.
+constants moved by one, comparisons and masks changed, branches forced. A mutant that no test sees is printed. A run of
+all rooms writes `benchmarks/results/mutation.json`: how many were killed, and the survivors, each with its reason. The
+exit code is 1 if there is one without a reason. A run that was interrupted goes on where it stopped.
 """
 
 import argparse
 import ast
 import copy
+import hashlib
+import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "mutation.json"
+PATIENCE = 600  # seconds for the tests of one mutant
 
 RULES = {
     "heads": ["_affine_fwd", "_affine_bwd", "_logistic_fwd", "_logistic_bwd", "_softmax_fwd", "_softmax_bwd"]
@@ -67,6 +74,9 @@ SAME_RESULT = {
     ): "of x the dtype alone is read",
     ("heads", "return jnp.sum(losses) / jnp.where(total == 0, 1, total)", "1", "2"): "it divides 0",
 }
+
+# Mutants that compute something else which no test sees, with the reason why none does.
+NOT_SEEN: dict[tuple[str, str, str, str], str] = {}
 
 
 class Mutant(NamedTuple):
@@ -189,28 +199,35 @@ def put(parent: ast.AST, field: str, value: object, index: int, node: ast.AST) -
 
 
 class RoomFirst:
-    """Orders the tests: the room's rules in float64 first, then its own file, then, if asked for, whatever names it."""
+    """Orders the tests: the room's rules first, then its own file, its rules in half precision, then, if asked for,
+    whatever else names it."""
 
-    def __init__(self, rooms: tuple[str, ...], all_of_them: bool):
-        self.rooms, self.all_of_them = rooms, all_of_them
+    def __init__(self, rooms: tuple[str, ...], others: bool):
+        self.rooms, self.others = rooms, others
 
     def rank(self, item: str) -> int | None:
-        if not any(f"test_{room}.py" in item or f"[{room}" in item or f"-{room}" in item for room in self.rooms):
-            return None
-        if "test_rules.py" not in item:
+        if any(f"test_rule[{room}" in item for room in self.rooms):
+            return 0
+        if any(f"test_{room}.py" in item for room in self.rooms):
+            return 1
+        if any(f"test_rule_in_half_precision[{room}" in item for room in self.rooms):
             return 2
-        first = "test_rule[" in item and ("float64" in item or "bfloat16" in item)
-        return 0 if first and "float64" in item else 1 if first else 3 if self.all_of_them else None
+        return 3 if self.others and any(f"[{room}" in item or f"-{room}" in item for room in self.rooms) else None
 
+    @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list) -> None:
         items[:] = sorted((i for i in items if self.rank(i.nodeid) is not None), key=lambda i: self.rank(i.nodeid) or 0)
 
 
-def survives(mutant: Mutant, more: tuple[str, ...]) -> bool:
-    """Runs the room's tests, and the files `more`, on a copy of the project with the mutant in it, in this process (a
-    fork that ends with it)."""
-    import pytest
+OTHERS = ("compositions", "precision", "interface", "export", "errors", "mesh", "layers", "init")
+SURVIVED, KILLED = 0, 1  # exit codes of a process that has tried a mutant; another one says that the tests did not run
 
+
+def attempt(mutant: Mutant, others: bool) -> NoReturn:
+    """Runs the tests on a copy of the project with the mutant in it: in a fork, which ends with it."""
+    with open(os.devnull, "w") as nowhere:  # the tests' own output is of no interest here
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
     rooms = KNOW_BEST.get(mutant.room, (mutant.room,))
     with tempfile.TemporaryDirectory() as folder:
         for part in ("jaxnets", "tests", "benchmarks"):
@@ -219,33 +236,63 @@ def survives(mutant: Mutant, more: tuple[str, ...]) -> bool:
         Path(folder, "jaxnets", f"{mutant.room}.py").write_text(mutant.source)
         os.chdir(folder)
         sys.path[:0] = [folder, str(Path(folder, "tests"))]
-        files = ["test_rules.py", *(f"test_{room}.py" for room in rooms), *more]
-        options = ["-x", "-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "-p", "no:xdist"]
-        result = pytest.main([*options, *(f"tests/{file}" for file in files)], plugins=[RoomFirst(rooms, bool(more))])
-    if result not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED):
-        raise RuntimeError(f"the tests did not run: {result!r} for {described(mutant)}")
-    return result == pytest.ExitCode.OK
+        files = ["rules", *rooms, *(OTHERS if others else ())]
+        options = ["-x", "-m", "not slow", "-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider"]
+        options += ["-p", "no:xdist", *(f"tests/test_{file}.py" for file in dict.fromkeys(files))]
+        result = pytest.main(options, plugins=[RoomFirst(rooms, others)])
+    codes = {pytest.ExitCode.OK: SURVIVED, pytest.ExitCode.TESTS_FAILED: KILLED, pytest.ExitCode.INTERRUPTED: KILLED}
+    os._exit(codes.get(pytest.ExitCode(result), 100 + int(result)))
 
 
-def run(mutant: Mutant, more: tuple[str, ...]) -> tuple[Mutant, bool]:
-    with open(os.devnull, "w") as nowhere:  # the tests' own output is of no interest here
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
-        return mutant, survives(mutant, more)
+class Log:
+    """What was found of this very code, line by line, so that an interrupted run can go on."""
+
+    def __init__(self) -> None:
+        code = b"".join(p.read_bytes() for d in ("jaxnets", "tests") for p in sorted((ROOT / d).rglob("*.py")))
+        name = f"jaxnets-mutants-{hashlib.sha256(code).hexdigest()[:16]}.jsonl"
+        self.path = Path(tempfile.gettempdir(), name)
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        self.found: dict[str, bool] = dict(map(json.loads, lines))
+
+    def key(self, mutant: Mutant, others: bool) -> str:
+        return f"{others} {mutant.room} {hashlib.sha256(mutant.source.encode()).hexdigest()}"
+
+    def keep(self, mutant: Mutant, others: bool, survived: bool) -> None:
+        self.found[self.key(mutant, others)] = survived
+        with self.path.open("a") as file:
+            print(json.dumps([self.key(mutant, others), survived]), file=file)
 
 
-def survivors_of(chosen: list[Mutant], jobs: int, more: tuple[str, ...]) -> list[Mutant]:
-    start, survivors = time.monotonic(), []
-    with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
-        for done, (m, survived) in enumerate(pool.imap_unordered(partial(run, more=more), chosen), 1):
-            if survived:
-                survivors.append(m)
-                if m.function:
-                    print(f"\rnot seen by {'its room' if not more else 'any'}: {described(m)}")
-            left = (time.monotonic() - start) / done * (len(chosen) - done)
-            print(f"\r{done} of {len(chosen)}, {len(survivors)} survive, {left / 60:.0f} min left ", end="", flush=True)
+def survivors_of(chosen: list[Mutant], jobs: int, others: bool, log: Log) -> list[Mutant]:
+    context, start, done = multiprocessing.get_context("fork"), time.monotonic(), 0
+    waiting = [m for m in chosen if log.key(m, others) not in log.found][::-1]
+    count, running = len(waiting), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                mutant = waiting.pop()
+                process = context.Process(target=attempt, args=(mutant, others))
+                process.start()
+                running[process.sentinel] = process, mutant, time.monotonic() + PATIENCE
+            ended = multiprocessing.connection.wait(list(running), timeout=1.0)
+            hung = [s for s, (*_, end) in running.items() if time.monotonic() > end and s not in ended]
+            for sentinel in [*ended, *hung]:
+                process, mutant, _ = running.pop(sentinel)
+                if sentinel in hung:
+                    process.kill()  # a mutant that never ends is seen as well
+                process.join()
+                if sentinel in ended and process.exitcode not in (SURVIVED, KILLED):
+                    print(f"\n{described(mutant)}: ended with {process.exitcode}, which is taken for killed")
+                log.keep(mutant, others, sentinel in ended and process.exitcode == SURVIVED)
+                done += 1
+                left = (time.monotonic() - start) / done * (count - done)
+                survive = sum(log.found.get(log.key(m, others), False) for m in chosen)
+                print(f"\r{done} of {count}, {survive} survive, {left / 60:.0f} min left ", end="", flush=True)
+    finally:
+        for process, *_ in running.values():
+            process.kill()
     print()
-    return survivors
+    return [m for m in chosen if log.found[log.key(m, others)]]
 
 
 def described(m: Mutant) -> str:
@@ -268,23 +315,53 @@ def main() -> int:
         print(f"{len(chosen)} mutants")
         return 0
 
-    import jax  # noqa: F401 -- loaded once here, so that no fork has to
+    import jax  # loaded once here, so that no fork has to
     import optax  # noqa: F401
 
-    controls = [
-        Mutant(room, "", 0, "", "nothing", "", "", (ROOT / "jaxnets" / f"{room}.py").read_text()) for room in rooms
-    ]
-    if len(survivors_of(controls, options.jobs, ())) < len(controls):
-        print("the tests fail without any mutation")
-        return 1
-    rest = [m for m in chosen if (m.room, m.text, m.before, m.after) not in SAME_RESULT]
-    survivors = survivors_of(rest, options.jobs, ())
-    if survivors:  # what the room's own tests do not see, the others may
-        survivors = survivors_of(survivors, options.jobs, ("test_compositions.py", "test_export.py", "test_errors.py"))
+    log = Log()
+    with tempfile.TemporaryDirectory() as compiled:  # most programs are those of the mutant before
+        jax.config.update("jax_compilation_cache_dir", compiled)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        controls = [
+            Mutant(room, "", 0, "", "nothing", "", "", (ROOT / "jaxnets" / f"{room}.py").read_text()) for room in rooms
+        ]
+        if len(survivors_of(controls, options.jobs, True, log)) < len(controls):
+            print("the tests fail without any mutation")
+            return 1
+        rest = [m for m in chosen if reason_of(m, SAME_RESULT) is None]
+        survivors = survivors_of(rest, options.jobs, False, log)
+        survivors = survivors_of(survivors, options.jobs, True, log)  # what the room's own tests do not see
+    killed = len(rest) - len(survivors)
+    for m in survivors:
+        print(f"not seen: {described(m)}  ({reason_of(m, NOT_SEEN) or 'no reason is known'})")
     print(
-        f"{len(rest) - len(survivors)} of {len(rest)} mutants killed; {len(chosen) - len(rest)} more change no result"
+        f"{killed} of {len(rest)} mutants killed ({killed / len(rest):.1%}); {len(chosen) - len(rest)} change no result"
     )
-    return 1 if survivors else 0
+    if not options.rooms:
+        write_results(chosen, rest, survivors, jax.__version__)
+    return int(any(reason_of(m, NOT_SEEN) is None for m in survivors))
+
+
+def reason_of(m: Mutant, table: dict[tuple[str, str, str, str], str]) -> str | None:
+    return table.get((m.room, m.text, m.before, m.after))
+
+
+def write_results(chosen: list[Mutant], rest: list[Mutant], survivors: list[Mutant], version: str) -> None:
+    def rows(mutants: list[Mutant], table: dict[tuple[str, str, str, str], str]) -> list[dict[str, Any]]:
+        fields = ("room", "function", "line", "what", "before", "after")
+        return [{f: getattr(m, f) for f in fields} | {"reason": reason_of(m, table)} for m in mutants]
+
+    results = {
+        "command": "python tests/mutate.py",
+        "date": time.strftime("%Y-%m-%d"),
+        "jax": version,
+        "mutants": len(chosen),
+        "change a result": len(rest),
+        "killed": len(rest) - len(survivors),
+        "survivors": rows(survivors, NOT_SEEN),
+        "change no result": rows([m for m in chosen if m not in rest], SAME_RESULT),
+    }
+    RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -202,8 +202,8 @@ def test_small_and_large_leaves_side_by_side():
     assert [leaf.verdict for leaf in report] == ["right", "wrong"]
 
 
-def test_one_percent_of_a_small_bias_beside_a_million():
-    big = jnp.asarray(rng.normal(size=(1000, 1000)) / 30, jnp.float32)
+def test_one_percent_of_a_small_bias_beside_a_hundred_thousand():
+    big = jnp.asarray(rng.normal(size=(400, 300)) / 30, jnp.float32)
 
     def f(p, x):
         return jnp.sum(jnp.tanh(x @ p.W)) + jnp.sum(jnp.sin(p.b))
@@ -211,7 +211,7 @@ def test_one_percent_of_a_small_bias_beside_a_million():
     def by_hand(p, x):
         return x.T @ (1 - jnp.tanh(x @ p.W) ** 2), 1.01 * jnp.cos(p.b)
 
-    args = (Params(big, jnp.arange(3.0, dtype=jnp.float32)), jnp.asarray(rng.normal(size=(4, 1000)), jnp.float32))
+    args = (Params(big, jnp.arange(3.0, dtype=jnp.float32)), jnp.asarray(rng.normal(size=(4, 400)), jnp.float32))
     report = check.gradient(f, by_hand, args)
     assert [leaf.verdict for leaf in report] == ["right", "wrong"]
 

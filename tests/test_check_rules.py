@@ -193,7 +193,7 @@ OURS = {
     ),
     "textconv": lambda dtype: (
         lambda p: textconv.loss(p, jnp.array([[1, 2, 1, 0, 3], [3, 3, 2, 2, 1]]), jnp.array([0, 2])),
-        (textconv.init(KEY, embed=4, widths=(2, 3), filters=5, outputs=3, vocab=6, dtype=dtype),),
+        (textconv.init(KEY, embed=4, widths=(2,), filters=5, outputs=3, vocab=6, dtype=dtype),),
     ),
     "gated": lambda dtype: (
         lambda p, x, eta: gated.loss(p, x, eta, jnp.array([0, 1, 1])),
@@ -212,6 +212,7 @@ OURS = {
 
 @pytest.mark.parametrize("net", OURS)
 def test_our_own_rules(net):
-    report = check.rules(*OURS[net](jnp.dtype("float32")))  # the formula is judged in float64 whatever the dtype is
+    # The formula is judged in float64 whatever the dtype is; of the two that take longest, in that alone.
+    report = check.rules(*OURS[net](jnp.dtype("float64" if net in ("rnn", "textconv") else "float32")))
     report.raise_if_wrong()
     assert len(report.leaves) >= 3

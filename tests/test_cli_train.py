@@ -1,28 +1,34 @@
 """Training from the shell: what a run leaves, going on with it, asking and judging it, what is said of bad input."""
 
+import contextlib
 import gzip
 import io
 import json
 import os
 import resource
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+import programs
 from helpers import assert_same
 from jaxnets import data
-from jaxnets.cli import _nets, _pictures, _recipes, _run, _sources, agreement, demo, main
+from jaxnets.cli import _nets, _pictures, _processes, _recipes, _run, _sources, agreement, demo, main
 from jaxnets.cli import train as train_command
 from jaxnets.cli._guard import Stop
 from jaxnets.train import _checkpoint
 
 RNG = np.random.default_rng(0)
+KEPT = {"loss_of": cache(_nets.loss_of), "predict_of": cache(_nets.predict_of)}
 WORDS = {"good": ["sun", "bright", "warm"], "bad": ["rain", "cold", "grey"]}
 
 
@@ -31,6 +37,33 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with jax.enable_x64(False):
         yield
+
+
+@cache
+def optimizer_of(options, steps, make=_nets.optimizer):
+    return make(json.loads(options), steps)
+
+
+@pytest.fixture(autouse=True)
+def programs_are_kept(monkeypatch):
+    """And with them the losses, predictions and optimizers that they are compiled for."""
+    programs.keep(monkeypatch)
+    monkeypatch.setattr(_nets, "optimizer", lambda options, steps: optimizer_of(json.dumps(options), steps))
+    for name, f in KEPT.items():
+        monkeypatch.setattr(_nets, name, f)
+
+
+@pytest.fixture
+def pictures():
+    """For tests in which pictures are drawn, and not only left as empty files."""
+
+
+@pytest.fixture(autouse=True)
+def empty_pictures(request, monkeypatch):
+    """To draw them takes longer than all else that a run of few numbers does."""
+    if "pictures" not in request.fixturenames:
+        for name in ("curve", "confusion"):
+            monkeypatch.setattr(_pictures, name, lambda path, *_: path.write_bytes(b""))
 
 
 @pytest.fixture
@@ -51,42 +84,71 @@ def sentence(label):
     return " ".join(RNG.choice(WORDS[label], RNG.integers(1, 6)))
 
 
-LABELS = ["good", "bad"] * 30
+LABELS = ["good", "bad"] * 20
 FILES = {
     "texts.tsv": "".join(f"{label}\t{sentence(label)}\n" for label in LABELS),
     "texts.jsonl": "".join(json.dumps({"label": label, "text": sentence(label)}) + "\n" for label in LABELS),
-    "good.txt": "".join(sentence("good") + "\n" for _ in range(30)),
-    "bad.txt": "".join(sentence("bad") + "\n" for _ in range(30)),
+    "good.txt": "".join(sentence("good") + "\n" for _ in range(20)),
+    "bad.txt": "".join(sentence("bad") + "\n" for _ in range(20)),
     "table.csv": "age,job,pay,who\n"
     + "".join(
         f"{20 + i % 40},{['cook', 'smith', ''][i % 3]},{100 * (i % 7)},{'young' if i % 40 < 20 else 'old'}\n"
-        for i in range(80)
+        for i in range(40)
     ),
     "long.txt": "the quick brown fox jumps over the lazy dog. " * 60,
 }
 
 
-@pytest.fixture
-def files(tmp_path):
+def write_files():
+    rng = np.random.default_rng(1)
     for name, content in FILES.items():
         Path(name).write_text(content)
-    x, y = (RNG.random((40, 4, 3)) * 255).astype(np.uint8), (np.arange(40) % 3).astype(np.uint8)
+    x, y = (rng.random((40, 4, 3)) * 255).astype(np.uint8), (np.arange(40) % 3).astype(np.uint8)
     for name, a in (("images", x), ("labels", y)):
         head = bytes([0, 0, 8, a.ndim]) + b"".join(n.to_bytes(4, "big") for n in a.shape)
         Path(name).write_bytes(gzip.compress(head + a.tobytes()))
-    np.savez("steps.npz", x=RNG.integers(0, 5, (40, 6)), y=RNG.integers(0, 3, (40, 6)), lengths=np.arange(40) % 7)
-    np.savez("gated.npz", x=RNG.random((40, 3)), eta=RNG.random((40, 2)), y=np.arange(40) % 2)
-    return tmp_path
+    np.savez("steps.npz", x=rng.integers(0, 5, (40, 6)), y=rng.integers(0, 3, (40, 6)), lengths=np.arange(40) % 7)
+    np.savez("gated.npz", x=rng.random((40, 3)), eta=rng.random((40, 2)), y=np.arange(40) % 2)
+
+
+@pytest.fixture
+def files(tmp_path):
+    write_files()
 
 
 QUICK = ("--epochs", 2, "--batch", 8, "--held-out", 0.2)
+TABLE = ("train", "dense", "--data", "csv:table.csv", *QUICK)
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    """A folder with the files, and `run`, a run of a table."""
+    folder = tmp_path_factory.mktemp("once")
+    with contextlib.chdir(folder), jax.enable_x64(False):
+        write_files()
+        assert main([str(a) for a in (*TABLE, "--out", "run")]) == 0
+    return folder
+
+
+@pytest.fixture
+def trained(tmp_path, trained_once):
+    """A copy of it, to be spoilt."""
+    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
+    config = Path("run/config.json")
+    config.write_text(config.read_text().replace(str(trained_once), str(tmp_path)))
+
+
 KINDS = {
     "rnn idx": (["rnn", "--data", "idx:images,labels", "--hidden", 4], ",".join(["9"] * 12), 3),
     "rnn npz, every step": (["rnn", "--data", "npz:steps.npz", "--hidden", 4], "[1, 2, 4]", None),
     "rnn jsonl": (["rnn", "--data", "jsonl:texts.jsonl", "--hidden", 4], "sunny", 2),
     "rnn characters": (["rnn", "--data", "characters:long.txt", "--hidden", 4], "the qui", 29),
     "textconv tsv": (["textconv", "--data", "tsv:texts.tsv", "--filters", 4, "--embed", 3, "--widths", 1, 2], "sun", 2),
-    "textconv polarity": (["textconv", "--data", "polarity:bad.txt,good.txt", "--filters", 4, "--embed", 3], "sun", 2),
+    "textconv polarity": (
+        ["textconv", "--data", "polarity:bad.txt,good.txt", "--filters", 4, "--embed", 3, "--widths", 2],
+        "sun",
+        2,
+    ),
     "gated csv": (["gated", "--data", "csv:table.csv", "--x", "age", "--eta", "job", "pay"], "30,cook,100", 2),
     "gated npz": (["gated", "--data", "npz:gated.npz", "--hidden", 3], "1,2,3,4,5", 2),
     "dense csv": (["dense", "--data", "csv:table.csv", "--y", "who", "--layers", 3, "--hidden", 4], "30,smith,?", 2),
@@ -124,14 +186,16 @@ def test_train_eval_predict(run, files, name):
         assert sum(answers[0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
 
 
-def test_it_learns(run, files):
-    """And the classes are called by their names."""
+def test_it_learns(run, files, pictures):
+    """And the classes are called by their names, and there is something to see."""
     code, out, _ = run(
         *("train", "textconv", "--data", "tsv:texts.tsv", "--filters", 8, "--embed", 8, "--epochs", 12, "--batch", 8),
         *("--widths", 1, "--rate", 0.02, "--out", "run"),
     )
     assert code == 0
     assert "accuracy 1.0000, auc 1.0000 on the part held out" in out
+    for name in ("curve.png", "confusion.png"):
+        assert Path("run", name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     _, out, _ = run("predict", "run", stdin="cold rain\nwarm sun\n\n")
     first, second, empty = (line.split("\t") for line in out.splitlines())
     assert [first[0].split()[0], second[0].split()[0]] == ["bad", "good"]
@@ -143,13 +207,16 @@ def test_it_learns(run, files):
 @pytest.mark.parametrize("net", _nets.NETS)
 def test_by_hand_and_by_autodiff_are_the_same_descent(net):
     """On the built-in tasks, to rounding; which also shows that these are there."""
+    options = train_command.Options(net, epochs=1, batch=256)
+    if net == "textconv":
+        options.drop, options.filters, options.embed, options.widths = 0.0, 5, 8, (2,)
+    else:
+        options.hidden = 16
+    config, found = train_command.plan(options)
     losses = []
-    for by in ("hand", "autodiff"):
-        options = train_command.Options(net, epochs=1, by=by, batch=256)
-        options.drop = 0.0 if net == "textconv" else None
-        options.filters, options.embed = (5, 8) if net == "textconv" else (None, None)
-        config, found = train_command.plan(options)
-        losses.append(_run.fit(config, found, Path(by), lambda _: None, Stop()).history[0]["loss"])
+    for options.by in ("hand", "autodiff"):
+        by = config._replace(options=train_command._settings(options))
+        losses.append(_run.fit(by, found, Path(options.by), lambda _: None, Stop()).history[0]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -161,34 +228,49 @@ def without_time(folder):
     return [{k: v for k, v in entry.items() if k != "seconds"} for entry in _run.history_of(Path(folder))]
 
 
-def test_stopped_and_resumed_is_as_if_never_stopped(run, files, monkeypatch):
-    """By a signal that comes in the middle of an epoch; the entries of the epochs are there once each."""
-    arguments = ("train", "dense", "--data", "csv:table.csv", "--epochs", 4, "--batch", 4, "--hidden", 5)
-    assert run(*arguments, "--out", "whole")[0] == 0
-    monkeypatch.setattr(_run, "AT_ONCE", 4)
+class Killed(BaseException):
+    pass
+
+
+def killed():
+    raise Killed
+
+
+@contextlib.contextmanager
+def in_the_middle_of_the_third_epoch(call):
     fit = _run.fit
 
-    def stopped(config, found, folder, watch, stop, mesh):
-        def pressed(progress):
+    def interrupted(config, found, folder, watch, stop, mesh):
+        def watched(progress):
             watch(progress)
             if progress.entry is None and progress.epoch == 3:
-                signal.raise_signal(signal.SIGINT)
+                call()
 
-        return fit(config, found, folder, pressed, stop, mesh)
+        return fit(config, found, folder, watched, stop, mesh)
 
-    monkeypatch.setattr(_run, "fit", stopped)
-    code, out, err = run(*arguments, "--out", "part", "--json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_run, "fit", interrupted)
+        yield
+
+
+def test_stopped_and_resumed_is_as_if_never_stopped(run, files, monkeypatch):
+    """By a signal, or gone without a word; the entries of the epochs are there once each."""
+    arguments = ("train", "dense", "--data", "csv:table.csv", "--epochs", 4, "--batch", 4, "--hidden", 5)
+    monkeypatch.setattr(_run, "AT_ONCE", 4)
+    assert run(*arguments, "--out", "whole")[0] == 0
+    with in_the_middle_of_the_third_epoch(lambda: signal.raise_signal(signal.SIGINT)):
+        code, out, err = run(*arguments, "--out", "stopped", "--json")
     assert code == 130
-    assert json.loads(out.splitlines()[-1]) == {"ok": False, "interrupted": True, "out": "part"}
-    assert err.splitlines()[-1].endswith("To go on: jaxnets resume part")
-    assert len(_run.history_of(Path("part"))) == 2
-    monkeypatch.setattr(_run, "fit", fit)
-    assert run("resume", "part")[0] == 0
-    assert_same(arrays_of("part"), arrays_of("whole"))
-    assert without_time("part") == without_time("whole")
-    code, out, _ = run("resume", "part")  # there is nothing left to do
-    assert code == 0
-    assert_same(arrays_of("part"), arrays_of("whole"))
+    assert json.loads(out.splitlines()[-1]) == {"ok": False, "interrupted": True, "out": "stopped"}
+    assert err.splitlines()[-1].endswith("To go on: jaxnets resume stopped")
+    with in_the_middle_of_the_third_epoch(killed), pytest.raises(Killed):
+        run(*arguments, "--out", "killed")
+    for part in ("stopped", "killed"):
+        assert len(_run.history_of(Path(part))) == 2, part
+        for _ in range(2):  # the second time there is nothing left to do
+            assert run("resume", part)[0] == 0, part
+            assert_same(arrays_of(part), arrays_of("whole"))
+            assert without_time(part) == without_time("whole"), part
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="there is one device here")
@@ -250,17 +332,16 @@ def test_killed_without_a_word(run, files):
     assert without_time("part") == without_time("whole")
 
 
-def test_a_pipe(run, files):
+def test_a_pipe(trained):
     """A line is answered before the next has come; whoever reads no further ends it quietly."""
-    assert run("train", "rnn", "--data", "tsv:texts.tsv", *QUICK, "--hidden", 4, "--out", "run")[0] == 0
     process = shell("predict", "run", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    for line in ("sun", "rain", "ein anderes Wort"):
+    for line in ("30,cook,100", "?,smith,200", "41,cook,?"):
         process.stdin.write(line + "\n")
         process.stdin.flush()
         assert process.stdout.readline().count("\t") == 1
     process.stdout.close()
     try:
-        process.stdin.write("sun\n" * 1000)
+        process.stdin.write("30,cook,100\n" * 1000)
         process.stdin.close()
     except BrokenPipeError:
         pass
@@ -330,11 +411,10 @@ def test_a_recipe_survives_its_file(files, name):
 
 
 def test_a_new_folder_each_time_and_none_is_overwritten(run, files):
-    arguments = ("train", "dense", "--data", "csv:table.csv", *QUICK)
     for n in (1, 2):
-        assert f"runs/dense-table-{n}: " in run(*arguments)[1]
+        assert f"runs/dense-table-{n}: " in run(*TABLE)[1]
     before = {path: path.read_bytes() for path in Path("runs").rglob("*.*")}
-    code, _, err = run(*arguments, "--out", "runs/dense-table-1")
+    code, _, err = run(*TABLE, "--out", "runs/dense-table-1")
     assert code == 2
     assert "--out runs/dense-table-1: holds a run already; `jaxnets resume runs/dense-table-1` goes on with it" in err
     assert {path: path.read_bytes() for path in Path("runs").rglob("*.*")} == before
@@ -349,8 +429,7 @@ def damaged(path, how):
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped"])
-def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(run, files, how):
-    assert run("train", "dense", "--data", "csv:table.csv", *QUICK, "--out", "run")[0] == 0
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(run, trained, how):
     _, newer = sorted(Path("run").glob("step-*"))
     damaged(newer, how)
     for command in (["eval", "run"], ["resume", "run"]):
@@ -365,8 +444,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(run, files, how
     assert err.splitlines()[-1] == "jaxnets: run: each of the 2 checkpoints is damaged"
 
 
-def test_data_that_have_changed_are_refused(run, files):
-    assert run("train", "dense", "--data", "csv:table.csv", *QUICK, "--out", "run")[0] == 0
+def test_data_that_have_changed_are_refused(run, trained):
     Path("table.csv").write_text(FILES["table.csv"].replace("smith", "baker"))
     for command in ("resume", "eval"):
         code, _, err = run(command, "run")
@@ -374,9 +452,8 @@ def test_data_that_have_changed_are_refused(run, files):
         assert "table.csv: has changed since the run was begun" in err
 
 
-def test_a_full_disk(run, files):
+def test_a_full_disk(run, trained):
     """What was there stays; of a run that could not even begin, nothing does."""
-    assert run("train", "dense", "--data", "csv:table.csv", *QUICK, "--out", "run")[0] == 0
     config = json.loads(Path("run/config.json").read_text())
     config["options"]["epochs"] = 3
     Path("run/config.json").write_text(json.dumps(config))
@@ -385,7 +462,7 @@ def test_a_full_disk(run, files):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
     try:
-        results = run("resume", "run"), run("train", "dense", "--data", "csv:table.csv", *QUICK, "--out", "new")
+        results = run("resume", "run"), run(*TABLE, "--out", "new")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -401,7 +478,7 @@ def test_a_full_disk(run, files):
 def test_a_folder_that_cannot_be_written_to(run, files, monkeypatch):
     Path("shut").mkdir()
     monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as root, for whom nothing is shut
-    code, _, err = run("train", "dense", "--data", "csv:table.csv", *QUICK, "--out", "shut")
+    code, _, err = run(*TABLE, "--out", "shut")
     assert code == 2
     assert err == "jaxnets: shut: must be a folder that can be written to; it cannot\n"
 
@@ -523,11 +600,6 @@ BAD_EVAL = {
 }
 
 
-@pytest.fixture
-def trained(run, files):
-    assert run("train", "dense", "--data", "csv:table.csv", *QUICK, "--out", "run")[0] == 0
-
-
 @pytest.mark.parametrize("name", BAD_EVAL)
 def test_bad_eval(run, trained, name):
     Path("less.csv").write_text("age,job,who\n1,cook,old\n")
@@ -547,15 +619,43 @@ def test_no_checkpoint_yet(run, trained):
     assert "run: has no checkpoint yet; `jaxnets resume run` goes on with the training" in err
 
 
+def test_bad_addresses(run, files, monkeypatch):
+    """Of the processes of a run, and their numbers."""
+    monkeypatch.setattr(_processes, "WAIT", 1)
+
+    def said(*between):
+        code, _, err = run("train", "rnn", "--data", "characters:long.txt", "--out", "run", *between)
+        assert code == 2
+        return err
+
+    with socket.socket() as trial, socket.socket() as taken:
+        for one in (trial, taken):
+            one.bind(("127.0.0.1", 0))
+        free, port = f"127.0.0.1:{trial.getsockname()[1]}", taken.getsockname()[1]
+        trial.close()
+        taken.listen()
+        assert "needs --processes N" in said("--coordinator", free)
+        assert "needs --coordinator HOST:PORT" in said("--processes", 2)
+        assert "from 0 to 1" in said("--coordinator", free, "--processes", 2, "--process", 2)
+        assert "HOST:PORT" in said("--coordinator", "here", "--processes", 2)
+        assert "is process 0 running there" in said("--coordinator", free, "--processes", 2, "--process", 1)
+        nowhere = "no-such-host.invalid:1234"
+        assert "there is no host" in said("--coordinator", nowhere, "--processes", 2, "--process", 1)
+        assert f"port {port} cannot be used here" in said("--coordinator", f"127.0.0.1:{port}", "--processes", 2)
+    assert not Path("run").exists()
+
+
 # The demo.
 
 
-def test_demo(run, monkeypatch):
-    """On less of everything."""
-    monkeypatch.setattr(agreement, "NETS", ("gated",))
-    monkeypatch.setattr(agreement.rows, "__defaults__", (("gated",), 0))
+@pytest.fixture
+def less(monkeypatch):
+    """Of everything."""
     monkeypatch.setattr(demo, "EPOCHS", dict.fromkeys(_nets.NETS, 2))
     monkeypatch.setattr(_nets, "NETS", {"gated": _nets.NETS["gated"]})
+
+
+def check_demo(run):
     code, out, _ = run("demo", "--out", "first")
     assert code == 0
     assert "all right" in out
@@ -569,7 +669,20 @@ def test_demo(run, monkeypatch):
     assert "--out first: must be a new or an empty folder" in err
 
 
-def test_pictures(tmp_path):
+def test_the_page_of_the_demo(run, less, pictures, monkeypatch):
+    """With a table of gradients that is made up: `test_cli.py` looks at the real one."""
+    row = dict.fromkeys(agreement.LIMITS, 0.5) | {"net": "gated", "right": True}
+    monkeypatch.setattr(agreement, "rows", lambda: (row | {"leaf": f"params.{name}"} for name in "WUVbcde"))
+    check_demo(run)
+
+
+def test_demo(run, less, pictures, monkeypatch):
+    monkeypatch.setattr(agreement, "NETS", ("gated",))
+    monkeypatch.setattr(agreement.rows, "__defaults__", (("gated",), 0))
+    check_demo(run)
+
+
+def test_pictures(pictures):
     history = [{"epoch": i, "training_loss": 1 / i, "validation_loss": 1 / i + 0.1} for i in range(1, 4)]
     _pictures.curve(Path("curve.png"), history, 3, "a net")
     _pictures.confusion(Path("c.png"), np.eye(20, dtype=int), tuple(f"class\t$_{i}" for i in range(20)), "a net")

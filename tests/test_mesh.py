@@ -1,5 +1,6 @@
 """Training on several devices comes to what one device comes to, to the rounding of sums in another order."""
 
+import itertools
 from functools import cache, partial
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import programs
 from helpers import assert_close, assert_same, tolerance
 from jaxnets import dense, gated, rnn, textconv, train
 
@@ -55,16 +57,23 @@ def ordinary_promotion():
         yield
 
 
+@pytest.fixture(autouse=True)
+def programs_are_kept(monkeypatch):
+    programs.keep(monkeypatch)
+
+
 def mesh_of(devices):
     if devices > jax.device_count():
         pytest.skip(f"{jax.device_count()} devices here")
     return jax.make_mesh((devices,), ("batch",), devices=jax.devices()[:devices]) if devices else None
 
 
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.02))
+
+
 def trained(name, mesh, **options):
     loss, net, data = NETS[name]
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.02))
-    given = {"epochs": 2, "batch": 11, "seed": 1, "optimizer": optimizer} | options
+    given = {"epochs": 2, "batch": 11, "seed": 1, "optimizer": OPTIMIZER} | options
     return train.fit(given.pop("loss", loss), net, data, mesh=mesh, **given)
 
 
@@ -77,8 +86,14 @@ def fit_on_one(name):
     return fit(name, 0)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 3, 4, 8])  # 11 examples of a batch: shares are equal on one alone
-@pytest.mark.parametrize("name", NETS)
+# 11 examples of a batch: shares are equal on one device alone, and of 8 each has one, with three left over.
+def all_counts():
+    for name, devices in itertools.product(NETS, (1, 2, 3, 4, 8)):
+        quick = devices in (2, 3) or name in ("dense", "rnn, every step, weights")
+        yield pytest.param(name, devices, id=f"{name}-{devices}" + ("" if quick else "-more"))
+
+
+@pytest.mark.parametrize(("name", "devices"), list(all_counts()))
 def test_as_on_one_device(name, devices):
     one, many = fit_on_one(name), fit(name, devices)
     assert_close(many.params, one.params, 100 * tolerance(F64))  # Adam divides by what is small
@@ -167,15 +182,16 @@ def test_a_loss_that_knows_nothing_of_devices():
 
 
 def test_what_comes_out_is_as_usual():
-    """Whatever kind of axes the mesh has; with data that lie on one device, and with arrays of one device beside."""
-    loss, _, data = NETS["textconv"]
-    params = fit("textconv", 2).params
+    """Whatever kind of axes the mesh has; with data that lie on one device, and with arrays of one device beside;
+    operation by operation (the smallest net, for each is compiled) and under `jit`."""
+    for name, transform in (("textconv", jax.jit), ("dense", lambda f: f)):
+        loss, _, data = NETS[name]
+        params, grad = fit(name, 2).params, jax.grad(loss)
+        want = jax.jit(grad)(jax.tree.map(np.asarray, params), **data)
+        assert_close(transform(grad)(params, **data), want, tolerance(F64))
     there = jax.device_put(data, jax.devices()[0])
-    assert_close(
-        jax.grad(loss)(params, **data), jax.grad(loss)(jax.tree.map(np.asarray, params), **data), tolerance(F64)
-    )
     assert train.scores(loss, None, params, there, batch=5) == train.scores(loss, None, params, data, batch=5)
-    mixed = params._replace(c=jnp.asarray(np.asarray(params.c)))
+    mixed = params._replace(b=(jnp.asarray(np.asarray(params.b[0])), params.b[1]))
     assert_close(train.scores(loss, None, mixed, data), train.scores(loss, None, params, data), tolerance(F64))
     on_one = train.fit(loss, params, data, optax.sgd(0.1), epochs=1, batch=11).params
     for budget in (2**30, 300):

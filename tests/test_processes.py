@@ -16,7 +16,6 @@ import pytest
 
 from helpers import tolerance
 from jaxnets import rnn, train
-from jaxnets.cli import _processes, main
 from test_mesh import NETS, trained
 
 HERE = Path(__file__).parent
@@ -252,29 +251,3 @@ def wait_for_a_checkpoint(folder):
     while not any((folder / "run").glob("step-*.safetensors")):
         assert time.monotonic() < waiting
         time.sleep(0.1)
-
-
-def refused(capsys, *between):
-    code = main([*map(str, TRAIN), *map(str, between)])
-    assert code == 2
-    return capsys.readouterr().err
-
-
-def test_bad_addresses(capsys, monkeypatch, folder):
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(_processes, "WAIT", 1)
-    said = partial(refused, capsys)
-    free = address()
-    assert "needs --processes N" in said("--coordinator", free)
-    assert "needs --coordinator HOST:PORT" in said("--processes", 2)
-    assert "from 0 to 1" in said("--coordinator", free, "--processes", 2, "--process", 2)
-    assert "HOST:PORT" in said("--coordinator", "here", "--processes", 2)
-    assert "is process 0 running there" in said("--coordinator", free, "--processes", 2, "--process", 1)
-    nowhere = "no-such-host.invalid:1234"
-    assert "there is no host" in said("--coordinator", nowhere, "--processes", 2, "--process", 1)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        assert f"port {port} cannot be used here" in said("--coordinator", f"127.0.0.1:{port}", "--processes", 2)
-    assert not Path("run").exists()

@@ -7,7 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 
+import programs
 from helpers import assert_close, assert_same, tolerance
 from jaxnets import data, dense, rnn, textconv, train
 from jaxnets.train import _checkpoint, _plan, _steps
@@ -25,6 +26,7 @@ X = RNG.normal(size=(50, 3)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(np.int32)
 NET = dense.init(KEY, sizes=(3, 5, 2))
 ADAM = optax.adam(0.05)
+WATCHED = {"at_once": 2, "validation": (X[:20], Y[:20]), "patience": 9}
 
 
 @pytest.fixture(autouse=True)
@@ -33,20 +35,41 @@ def ordinary_settings():
         yield
 
 
+@pytest.fixture(autouse=True)
+def programs_are_kept(monkeypatch):
+    programs.keep(monkeypatch)
+
+
 def fit(**options):
     given = {"epochs": 3, "batch": 8, "seed": 1} | options
     return train.fit(dense.loss, NET, given.pop("data", (X, Y)), given.pop("optimizer", ADAM), **given)
 
 
+@cache
+def undisturbed(epochs):
+    """A run that nothing interrupts."""
+    return fit(epochs=epochs)
+
+
+@cache
+def undisturbed_and_watched():
+    return fit(**WATCHED)
+
+
 def test_a_step_is_the_optimizers():
     """One batch that is everything: the order does not matter then."""
+
+    @jax.jit
+    def step(params, state):
+        value, grads = jax.value_and_grad(dense.loss)(params, X, Y)
+        updates, state = ADAM.update(grads, state, params)
+        return value, optax.apply_updates(params, updates), state
+
     fitted = fit(epochs=2, batch=50)
     params, state = NET, ADAM.init(NET)
     for entry in fitted.history:
-        value, grads = jax.value_and_grad(dense.loss)(params, X, Y)
+        value, params, state = step(params, state)
         assert math.isclose(value, entry["loss"], rel_tol=1e-5)
-        updates, state = ADAM.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
     assert_close(fitted.params, params, 1e-4)
     assert int(fitted.state.step) == 2
 
@@ -68,14 +91,18 @@ def test_every_example_has_its_turn_and_no_epoch_is_like_another():
 
 
 def test_the_same_seed_gives_the_same_bits():
-    assert_same(fit().params, fit().params)
-    assert not np.array_equal(fit().params.W[0], fit(seed=2).params.W[0])
+    """From a program that is compiled again, too."""
+    whole = fit()
+    assert_same(fit().params, whole.params)
+    programs.forget()
+    assert_same(fit().params, whole.params)
+    assert not np.array_equal(whole.params.W[0], fit(seed=2).params.W[0])
 
 
 @pytest.mark.parametrize("options", [{"at_once": 1}, {"at_once": 2}, {"budget": 300}, {"data": {"y": Y, "x": X}}])
 def test_how_it_is_cut_changes_nothing(options):
     """Pieces of an epoch, data that go to the device by blocks, a dict in place of a tuple."""
-    assert_same(fit(**options).params, fit().params)
+    assert_same(fit(**options).params, undisturbed(3).params)
 
 
 def test_a_rest_is_not_compiled_anew():
@@ -153,8 +180,8 @@ def test_rows_alone_are_the_same_descent(optimizer, batch):
 @pytest.mark.parametrize("rows", [3, 20, 100])
 def test_the_rows_that_tokens_name(rows):
     """Each once, whatever their number; what is no row has a number beyond them."""
-    tokens = jnp.array([[2, 0, 2, -1], [rows, 1, 2, 0]])
-    named, numbers = _steps._rows_read(tokens, jnp.zeros((rows, 2)))
+    tokens = np.array([[2, 0, 2, -1], [rows, 1, 2, 0]])
+    named, numbers = map(np.asarray, jax.jit(_steps._rows_read)(tokens, np.zeros((rows, 2))))
     possible = (tokens >= 0) & (tokens < rows)
     np.testing.assert_array_equal(numbers < len(named), possible)
     np.testing.assert_array_equal(named[numbers[possible]], tokens[possible])
@@ -175,13 +202,13 @@ def test_rows_alone_are_the_same_adam_where_every_row_wins():
 def test_rows_that_are_not_read_or_do_not_win_rest():
     """Their moments, too."""
     after = fit_rows(optax.adamw(0.1), {"E": "x"})
-    unread = np.r_[0, 20:30]
-    np.testing.assert_array_equal(after.params.E[unread], TEXT.E[unread])
+    unread, before = np.r_[0, 20:30], np.asarray(TEXT.E)
+    np.testing.assert_array_equal(np.asarray(after.params.E)[unread], before[unread])
     assert not np.asarray(after.state.optimizer[0].mu.E)[unread].any()
     one = train.fit(textconv.loss, TEXT, (TOKENS[:1], [1]), ADAM, epochs=1, rows={"E": "x"})
-    grad = jax.grad(textconv.loss)(TEXT, jnp.asarray(TOKENS[:1]), jnp.array([1])).E
+    grad = jax.jit(jax.grad(textconv.loss))(TEXT, TOKENS[:1], np.array([1])).E
     won = np.asarray(grad).any(1)
-    np.testing.assert_array_equal((np.asarray(one.params.E) != np.asarray(TEXT.E)).any(1), won)
+    np.testing.assert_array_equal((np.asarray(one.params.E) != before).any(1), won)
 
 
 @pytest.mark.parametrize("texts", [4, 6])  # of fewer tokens than the table has rows, and of more
@@ -209,23 +236,28 @@ def test_rows_of_a_masked_optimizer():
 
 def test_dropout_is_another_each_step_and_the_same_each_run():
     net = textconv.init(KEY, embed=3, widths=(2,), filters=40, outputs=2)
-    x, y = jnp.asarray(RNG.normal(size=(6, 5, 3)), jnp.float32), jnp.arange(6) % 2
+    x, y = RNG.normal(size=(6, 5, 3)).astype(np.float32), np.arange(6) % 2
     loss = partial(textconv.loss, drop=0.5)
     run = partial(train.fit, loss, net, (x, y), optax.sgd(0.0), epochs=4, batch=6)
     losses = [entry["loss"] for entry in run().history]
     assert len(set(losses)) == 4
     assert losses == [entry["loss"] for entry in run().history]
-    assert loss(net, x, y) == textconv.loss(net, x, y)  # without a key nothing is dropped
+    with_drop, without = (jax.jit(f)(net, x, y) for f in (loss, textconv.loss))
+    assert with_drop == without  # without a key nothing is dropped
 
 
 def test_dropout_keeps_the_mean():
     """Of the logits, which are linear in the features."""
     net = textconv.init(KEY, embed=3, widths=(2,), filters=40)
-    x = jnp.asarray(RNG.normal(size=(1, 5, 3)), jnp.float32)
-    keys = jax.random.split(KEY, 4000)
-    z = jax.vmap(lambda key: textconv._logits(net, x, None, 0.3, key))(keys)
-    spread = float(z.std()) / math.sqrt(len(keys))
-    assert abs(float(z.mean() - textconv.forward(net, x)[0])) < 5 * spread
+    x = RNG.normal(size=(1, 5, 3)).astype(np.float32)
+
+    @jax.jit
+    def with_and_without(keys):
+        z = jax.vmap(lambda key: textconv._logits(net, jnp.asarray(x), None, 0.3, key))(keys)
+        return z, textconv.forward(net, x)[0]
+
+    z, whole = map(np.asarray, with_and_without(jax.random.split(KEY, 4000)))
+    assert abs(z.mean() - whole) < 5 * z.std() / math.sqrt(len(z))
 
 
 # Validation, early stopping.
@@ -237,7 +269,8 @@ def test_the_best_epoch_is_kept_and_the_run_stops():
     assert len(fitted.history) == 3
     assert_same(fitted.params, fit(epochs=1).params)
     last = fitted.history[-1]
-    assert math.isclose(last["validation_loss"], dense.loss(fitted.state.params, X[:20], 1 - Y[:20]), rel_tol=1e-5)
+    lost = jax.jit(dense.loss)(fitted.state.params, *held_out)
+    assert math.isclose(last["validation_loss"], lost, rel_tol=1e-5)
     assert 0 <= last["validation_accuracy"] <= 0.5
 
 
@@ -253,8 +286,8 @@ def test_scores():
     net = dense.init(KEY, sizes=(3, 1))
     data = {"x": X, "y": Y}
     found = train.scores(dense.loss, dense.predict, net, data, batch=7)
-    p = np.asarray(dense.predict(net, X))
-    assert math.isclose(found["loss"], dense.loss(net, X, Y), rel_tol=1e-5)
+    p = np.asarray(jax.jit(dense.predict)(net, X))
+    assert math.isclose(found["loss"], jax.jit(dense.loss)(net, X, Y), rel_tol=1e-5)
     assert math.isclose(found["accuracy"], ((p > 0.5) == Y).mean())
     wins = [(a > b) + (a == b) / 2 for a in p[Y == 1] for b in p[Y == 0]]
     assert math.isclose(found["auc"], np.mean(wins), rel_tol=1e-6)
@@ -262,7 +295,7 @@ def test_scores():
     x, y, lengths = RNG.normal(size=(5, 6, 3)).astype(np.float32), RNG.integers(0, 2, (5, 6)), np.array([6, 0, 3, 1, 6])
     predict = partial(rnn.predict, every_step=True)
     found = train.scores(rnn.loss, predict, net, {"x": x, "y": y, "lengths": lengths})
-    right = np.asarray(predict(net, x)).argmax(-1) == y
+    right = np.asarray(jax.jit(predict)(net, x)).argmax(-1) == y
     assert math.isclose(found["accuracy"], np.concatenate([r[:n] for r, n in zip(right, lengths, strict=True)]).mean())
 
 
@@ -272,13 +305,11 @@ def test_scores():
 @pytest.mark.parametrize("stop", range(1, 10))
 def test_stopped_and_gone_on_with(stop, tmp_path):
     """By steps, within an epoch and at its end: the same bits, the same history but for the clock."""
-    held_out = (X[:20], Y[:20])
-    options = {"at_once": 2, "validation": held_out, "patience": 9}
-    whole = fit(**options)
+    whole = undisturbed_and_watched()
     visits = iter(range(1, 100))
-    part = fit(out=tmp_path, watch=lambda _: next(visits) == stop, **options)
-    assert part.state.step < whole.state.step or stop == 9
-    fitted = fit(out=tmp_path, **options)
+    part = fit(out=tmp_path, watch=lambda _: next(visits) == stop, **WATCHED)
+    assert int(part.state.step) < int(whole.state.step) or stop == 9
+    fitted = fit(out=tmp_path, **WATCHED)
     assert_same(fitted.params, whole.params)
     assert_same(fitted.state._replace(key=None), whole.state._replace(key=None))
     clockless = [[{k: v for k, v in e.items() if k != "seconds"} for e in f.history] for f in (fitted, whole)]
@@ -292,7 +323,7 @@ def test_killed_between_any_two_operations_on_files(tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
-    whole = fit(epochs=4)
+    whole = undisturbed(4)
     for moment in range(100):
         out = tmp_path / str(moment)
         calls = iter(range(1000))
@@ -381,7 +412,7 @@ def test_killed_from_outside_at_fifty_moments(tmp_path):
 
 def test_more_epochs_later(tmp_path):
     fit(epochs=2, out=tmp_path)
-    assert_same(fit(epochs=5, out=tmp_path).params, fit(epochs=5).params)
+    assert_same(fit(epochs=5, out=tmp_path).params, undisturbed(5).params)
 
 
 def test_another_run_is_not_overwritten(tmp_path):
@@ -411,7 +442,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(how, tmp_path):
     older, newest = sorted(tmp_path.iterdir())
     damaged(newest, how)
     with pytest.warns(UserWarning, match=f"{newest.name}.*the checkpoint before it is tried"):
-        assert_same(fit(epochs=4, out=tmp_path).params, fit(epochs=4).params)
+        assert_same(fit(epochs=4, out=tmp_path).params, undisturbed(4).params)
     for path in tmp_path.iterdir():
         damaged(path, how)
     with (
@@ -445,7 +476,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert_same(fit(epochs=2, out=tmp_path).params, fit(epochs=2).params)
+    assert_same(fit(epochs=2, out=tmp_path).params, undisturbed(2).params)
 
 
 def test_no_file_can_run_code(tmp_path):

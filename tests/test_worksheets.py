@@ -28,38 +28,39 @@ def test_all_are_there():
     assert [case.tag for case in CASES] == [tag for tag, *_ in PAGE]
 
 
-@pytest.fixture(scope="module")
-def found():
-    return {}
-
-
 @pytest.mark.parametrize("n", range(len(PAGE)), ids=[f"{tag}-{verdict}" for tag, verdict, *_ in PAGE])
-def test_as_the_page_says(n, found):
-    _, verdict, line, kind = PAGE[n]
-    found[n] = report = CASES[n].check()
+def test_as_the_page_says(n):
+    """And what stands before the first wrong line is right; the case's part of the table is narrow."""
+    tag, verdict, line, kind = PAGE[n]
+    report = CASES[n].check()
     assert CASES[n].expects(report)
+    check_table([CASES[n]], [report], [tag])
     if verdict == "error":
         assert isinstance(report, CallerError)
+        assert "(3,)" in str(report)  # both sizes of a product that cannot be made
+        assert "(6,)" in str(report)
         return
     assert report.ok == (verdict == "right"), report
     assert report.first == line, report
     if line:
         assert kind in [cause.kind for cause in report[line].causes[:3]], report
-
-
-def test_lines_before_the_first_wrong_one_are_right(found):
-    for n in (7, 9, 12, 17):  # X2, X4, X7, X11
-        report = found.get(n) or CASES[n].check()
         names = [leaf.name for leaf in report]
-        before = names[: names.index(report.first)]
-        assert before
+        before = names[: names.index(line)]
+        assert before or tag in ("X5", "X9")  # whose first line it is
         assert all(report[name].verdict == "right" for name in before)
 
 
-def test_a_product_that_cannot_be_made_names_both_sizes():
-    error = CASES[16].check()
-    assert "(3,)" in str(error)
-    assert "(6,)" in str(error)
+def check_table(cases, reports, tags):
+    lines = list(worksheets.table(zip(cases, reports, strict=True)))
+    assert max(map(len, lines)) <= 112  # two of the letters are combining, and have no width
+    assert [line.split()[0] for line in lines[1:] if line[0] != " "] == tags
+    assert not any("UNEXPECTED" in line for line in lines)
+
+
+def test_table_of_several():
+    """Right, wrong and what cannot be run, one below the other; every case's own part is looked at above."""
+    shown = [0, 10, 16]
+    check_table([CASES[n] for n in shown], [CASES[n].check() for n in shown], [PAGE[n][0] for n in shown])
 
 
 def test_what_is_not_expected_is_said():
@@ -70,14 +71,6 @@ def test_what_is_not_expected_is_said():
     assert not wrong._replace(kinds=("batch",)).expects(report)
     assert not CASES[16].expects(report)
     assert any("UNEXPECTED" in line for line in worksheets.table([(right, report)]))
-
-
-def test_table_is_narrow(found):
-    shown = [0, 5, 7, 9, 10, 15, 16, 17]  # right, wrong in every way, and what cannot be run
-    lines = list(worksheets.table([(CASES[n], found.get(n) or CASES[n].check()) for n in shown]))
-    assert max(map(len, lines)) <= 112  # two of the letters are combining, and have no width
-    assert [line.split()[0] for line in lines[1:] if line[0] != " "] == [PAGE[n][0] for n in shown]
-    assert not any("UNEXPECTED" in line for line in lines)
 
 
 def test_settings_of_the_caller_stay_as_they_were():

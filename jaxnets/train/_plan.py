@@ -1,10 +1,10 @@
 """How an epoch is cut into steps, and these into pieces; what of the data is where when a piece is computed."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -37,10 +37,10 @@ class Plan(NamedTuple):
         key = jax.random.fold_in(key, epoch)
         orders, turns = [], []
         for i, (n, batch, length) in enumerate(zip(self.sizes, self.batches, self.turns, strict=True)):
-            order = jax.random.permutation(jax.random.fold_in(key, i), n)[: n // batch * batch].reshape(-1, batch)
-            orders.append(np.asarray(order))
+            order = np.asarray(_permutation(key, i, n))[: n // batch * batch].reshape(-1, batch)
+            orders.append(order)
             turns += [(i, first, min(first + length, len(order))) for first in range(0, len(order), length)]
-        for turn in jax.random.permutation(jax.random.fold_in(key, len(buckets)), len(turns)).tolist():
+        for turn in _permutation(key, len(buckets), len(turns)).tolist():
             i, first, end = turns[turn]
             skipped = min(done, end - first)
             done -= skipped
@@ -56,9 +56,14 @@ class Plan(NamedTuple):
             there = dealt(bucket, order, self.mesh) if self.deals else (bucket, placed(order, self.mesh))
             return Piece(bucket, picked, *there)
         if all(isinstance(a, jax.Array) for a in bucket.values()):
-            return Piece(bucket, picked, bucket, jnp.asarray(order))
-        block = {name: jnp.asarray(a[order.reshape(-1)]) for name, a in bucket.items()}
-        return Piece(bucket, picked, block, jnp.arange(order.size).reshape(order.shape))
+            return Piece(bucket, picked, bucket, jax.device_put(order))
+        block = {name: a[order.reshape(-1)] for name, a in bucket.items()}
+        return Piece(bucket, picked, *jax.device_put((block, np.arange(order.size).reshape(order.shape))))
+
+
+@partial(jax.jit, static_argnums=2)
+def _permutation(key: jax.Array, number: int, n: int) -> jax.Array:
+    return jax.random.permutation(jax.random.fold_in(key, number), n)
 
 
 class Piece(NamedTuple):

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxnets.train import _processes
 from jaxnets.train._checkpoint import as_in, newest, save
 from jaxnets.train._mesh import replicated
-from jaxnets.train._steps import TrainState
+from jaxnets.train._steps import TrainState, copied
 
 SAVE_EVERY = 60.0  # seconds, within an epoch
 
@@ -45,7 +45,7 @@ class Run:
         self.steps, self.state, self.out, self.settings = steps, state, out, settings
         self.step, self.total = 0, 0.0  # steps done; the losses of this epoch, added up
         self.history: list[dict[str, float]] = []
-        self.best = jax.tree.map(jnp.copy, state.params) if judged else None
+        self.best = copied(state.params) if judged else None
         self.best_value, self.best_epoch = math.inf, 0
         self.saved_at, self.last_file = time.monotonic(), None
         self.mesh, self.writes = mesh, _processes.writes(mesh)
@@ -102,7 +102,7 @@ class Run:
         """Keep the parameters of the epoch at hand, if they are the best so far."""
         if value < self.best_value:
             self.best_value, self.best_epoch = value, self.epoch + 1
-            self.best = jax.tree.map(jnp.copy, self.state.params)
+            self.best = copied(self.state.params)
 
     def has_stalled(self, patience: int | None) -> bool:
         return patience is not None and self.epoch - self.best_epoch >= patience

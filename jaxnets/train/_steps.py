@@ -23,12 +23,17 @@ class TrainState(NamedTuple):
 
 def start(params: Any, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """A run's first state, in arrays of its own, since steps write over the state that they are given."""
-    state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), jax.random.key(seed))
-    return _copied(state)  # of the optimizer's, too: it may hold the parameters themselves
+
+    @jax.jit
+    def state(params: Any, key: jax.Array) -> TrainState:
+        # Copies of the optimizer's arrays, too: it may hold the parameters themselves.
+        return copied(TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), key))
+
+    return state(params, jax.random.key(seed))
 
 
 @jax.jit
-def _copied(tree: Any) -> Any:
+def copied(tree: Any) -> Any:
     return jax.tree.map(jnp.copy, tree)
 
 
