@@ -474,3 +474,75 @@ def test_marks_in_a_scan_have_a_row_per_step():
     assert report["a"].worst[0] == 2
     assert report["h"].follows_from == "a"
     assert report["W"].follows_from == "a"
+
+
+# Gradients under other names, and in other orders
+
+
+def logistic_loss(w, b, x, t):
+    s = x @ w + b
+    return np.mean(np.logaddexp(0, s) - t * s)
+
+
+def logistic_grads(w, b, x, t):
+    d = (1 / (1 + np.exp(-(x @ w + b))) - t) / len(t)
+    return x.T @ d, d.sum()
+
+
+LOGISTIC = (rng.normal(size=3), 0.3, X, np.array([0.0, 1, 1, 0, 1]))
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["dw db", "d_w d_b", "gw gb", "grad_w grad_b", "w_grad b_grad", "w_bar b_bar", "dL_dw dL_db", "w b", "dw b"],
+)
+def test_gradients_go_by_the_names_that_people_give_them(names):
+    """Whatever their order in the dict, or the alphabet's."""
+
+    def by_hand(*args):
+        return dict(zip(names.split(), logistic_grads(*args), strict=True))
+
+    check.gradient(logistic_loss, by_hand, LOGISTIC, (0, 1)).raise_if_wrong()
+    check.gradient(logistic_loss, lambda *a: dict(reversed(by_hand(*a).items())), LOGISTIC, (0, 1)).raise_if_wrong()
+
+
+def test_what_cannot_be_matched_by_name_is_refused():
+    def by_hand(*args):
+        return dict(zip(("first", "second"), logistic_grads(*args), strict=True))
+
+    with pytest.raises(ValueError, match=r"returned first, second, which names no single leaf; .* w, b\."):
+        check.gradient(logistic_loss, by_hand, LOGISTIC, (0, 1))
+
+
+def test_a_tuple_for_a_dict_is_in_the_dicts_own_order():
+    args = ({"w": LOGISTIC[0], "b": 0.3}, *LOGISTIC[2:])
+    report = check.gradient(
+        lambda p, x, t: logistic_loss(p["w"], p["b"], x, t), lambda p, x, t: logistic_grads(p["w"], p["b"], x, t), args
+    )
+    report.raise_if_wrong()
+
+
+class Swapped(NamedTuple):
+    b: jax.Array
+    a: jax.Array
+
+
+def test_a_whole_argument_of_a_derivation_goes_by_name():
+    """Its leaves are of one shape, so that an order would go unseen; and `w` is not `w2`."""
+
+    def forward(p, w, w2):
+        return jnp.sum(check.mark("z", p.a * jnp.sin(p.b)) * w) + jnp.sum(w2["x"] ** 3)
+
+    def backward(p, w, w2):
+        z_bar = w
+        return {
+            "z": z_bar,
+            "p": {"a": z_bar * jnp.sin(p.b), "b": z_bar * p.a * jnp.cos(p.b)},
+            "w": p.a * jnp.sin(p.b),
+            "w2": {"x": 3 * w2["x"] ** 2},
+        }
+
+    args = (Swapped(jnp.arange(1.0, 4), jnp.arange(2.0, 5)), jnp.arange(3.0, 6), {"x": jnp.ones(2)})
+    check.derivation(forward, backward, args).raise_if_wrong()
+    with pytest.raises(ValueError, match="backward returned c, which names no single leaf"):
+        check.derivation(forward, lambda *a: {"p": {"a": a[1], "c": a[1]}}, args)

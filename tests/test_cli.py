@@ -52,6 +52,11 @@ def loud(params, x):
     return grads(params, x)
 
 
+def writing(params, x):
+    x -= x.mean(0)
+    return grads(params, x)
+
+
 def example(rng):
     return {"W": rng.normal(size=(3, 2)), "b": rng.normal(size=2)}, rng.normal(size=(4, 3))
 
@@ -179,7 +184,14 @@ def test_argnums(run):
     assert run("several", "--by-hand", "two", "--args", "apart", "--argnums", "1")[0] == 1
 
 
-def test_names_of_their_own_are_taken_in_order(run):
+def test_a_gradient_that_writes_into_its_arguments_gets_copies(run):
+    """Or the loss would be asked at what was written."""
+    code, out, _ = run("loss", "--by-hand", "writing")
+    assert code == 1
+    assert "params.W  wrong" in out
+
+
+def test_names_of_gradients_are_understood(run):
     assert run("several", "--by-hand", "barred", "--args", "apart")[0] == 0
 
 

@@ -13,7 +13,7 @@ from jaxnets.check._board import Board
 from jaxnets.check._causes import find
 from jaxnets.check._compare import BLUNT, FORMULA, ROUNDINGS, dtype_name, misfit, worst_of
 from jaxnets.check._gradient import batches_of, drawn, title
-from jaxnets.check._names import Given, call, fresh, is_floating, names_matching
+from jaxnets.check._names import Given, call, fresh, is_floating, match, names_matching
 from jaxnets.check._numeric import EPS
 from jaxnets.check._precision import as_float64, double
 from jaxnets.check._reference import Reference
@@ -98,13 +98,7 @@ def _returned(backward, args, given, order, keys: dict[str, str] | None = None) 
     named: dict[str, Any] = {}
     for key, value in found.items():
         if key in given.names and not hasattr(value, "shape") and not np.isscalar(value):  # a whole argument
-            wanted = [n for n, _ in given.leaves if n.startswith(key) and n in order]
-            values = jax.tree.leaves(value)
-            if len(values) != len(wanted):
-                raise ValueError(
-                    f"check: backward returned {len(values)} arrays for {key}, which has {len(wanted)} leaves"
-                )
-            named |= dict(zip(wanted, values, strict=True))
+            named |= _of_argument(key, value, given, order)
             continue
         fits = [key] if key in order else names_matching(key, order)
         if len(fits) != 1:
@@ -115,6 +109,14 @@ def _returned(backward, args, given, order, keys: dict[str, str] | None = None) 
         if keys is not None:
             keys[fits[0]] = key  # lines are called as backward calls them
     return named
+
+
+def _of_argument(argument: str, value: Any, given: Given, order: list[str]) -> dict[str, Any]:
+    """What came back for a whole argument, leaf by leaf: by name, and where it has no names in order."""
+    found, remarks = match(value, given.only(argument), "backward")
+    if remarks:
+        raise ValueError(f"check: {remarks[0]}, in {argument}")
+    return {name: bar for name, bar in found.items() if name in order}
 
 
 def _lines(reference: Reference) -> tuple[list[str], list[str]]:

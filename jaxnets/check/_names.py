@@ -1,12 +1,13 @@
 """Leaves by the names that their author gave them: `params.W`, `params[0].W`, `x`; and whose values came back."""
 
 import contextlib
+import copy
 import inspect
 import linecache
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -94,11 +95,29 @@ class Given:
             )
         self.structure = jax.tree.structure(self.args)
 
+    def only(self, argument: str) -> "Given":
+        """The same, with gradients by one argument alone."""
+        other = copy.copy(self)
+        other.argnums, other.single = [self.names.index(argument)], True
+        other.chosen = [k for k, i in enumerate(self._of_argument()) if [i] == other.argnums and k in self.chosen]
+        return other
+
+    def arguments_named(self, keys: Iterable[Any]) -> set[int]:
+        """The numbers of the arguments that keys of a dict mean, or leaves of which they mean."""
+        owner = dict(zip([name for name, _ in self.leaves], self._of_argument(), strict=True))
+        owner |= {name: i for i, name in enumerate(self.names)}
+        words = [key for key in keys if isinstance(key, str)]
+        meant = [names_matching(word, self.names) or names_matching(word, self.wanted) for word in words]
+        return {owner[name] for names in meant for name in names}
+
+    def _of_argument(self) -> list[int]:
+        """The number of each leaf's argument."""
+        return [i for i, arg in enumerate(self.args) for _ in jax.tree.leaves(arg)]
+
     def data(self) -> list[int]:
         """The leaves that are data: of arguments not differentiated by; where all are, of all but the first."""
-        of_argument = [i for i, arg in enumerate(self.args) for _ in jax.tree.leaves(arg)]
         parameters = set(self.argnums) if len(self.argnums) < len(self.args) else {0}
-        return [k for k, i in enumerate(of_argument) if i not in parameters]
+        return [k for k, i in enumerate(self._of_argument()) if i not in parameters]
 
     def fresh(self) -> tuple[Any, ...]:
         """The arguments with NumPy arrays of their own: whoever writes into them changes nothing here."""
@@ -129,7 +148,8 @@ def fresh(tree: Any) -> Any:
 def match(returned: Any, given: Given, who: str = "by_hand") -> tuple[dict[str, Any], list[str]]:
     """Name -> value of what came back for each leaf wanted (absent where nothing did), and remarks.
 
-    By name where names are told (a dict's keys, a NamedTuple's fields), else by order.
+    By name where there are names (a dict's keys, a NamedTuple's fields), and then by nothing else; without names in the
+    order in which the caller wrote them down.
     """
     wanted = given.wanted
     trees = [given.args[i] for i in given.argnums]
@@ -143,18 +163,42 @@ def match(returned: Any, given: Given, who: str = "by_hand") -> tuple[dict[str, 
         return dict(zip(wanted, values, strict=True)), []
     unnamed = all(hasattr(key, "idx") for path, _ in jax.tree_util.tree_leaves_with_path(returned) for key in path)
     if unnamed and len(values) == len(wanted):
-        return dict(zip(wanted, values, strict=True)), []
+        return dict(zip(_as_written(given), values, strict=True)), []
     found, spare = _by_name(returned, given)
-    if not found and len(values) == len(wanted):
-        return dict(zip(wanted, values, strict=True)), []
-    if not found and values and not isinstance(returned, dict):
-        found = dict(zip(wanted, values, strict=False))
+    if unnamed and not found:
+        found = dict(zip(_as_written(given), values, strict=False))
         spare = [f"number {i}" for i in range(len(found), len(values))]
+    missing = [name for name in wanted if name not in found]
+    if spare and missing and not unnamed:
+        raise ValueError(
+            f"check: {who} returned {', '.join(spare)}, which names no single leaf; nothing came back for "
+            f"{', '.join(missing)}. A gradient goes by the name of its leaf (w, dw, grad_w, gw, w_grad, w_bar)."
+        )
     remarks = []
     if spare:
         hint = "; is argnums right?" if len(spare) + len(found) > len(wanted) else ""
         remarks.append(f"{who} also returned {', '.join(spare)}, for which there is no leaf{hint}")
     return found, remarks
+
+
+def _as_written(given: Given) -> list[str]:
+    """The leaves wanted; those of a dict in its own order, not in the alphabet's, which is JAX's."""
+
+    def walked(name: str, tree: Any) -> Iterator[str]:
+        if isinstance(tree, dict):
+            for key, value in tree.items():
+                yield from walked(name + key_text(jax.tree_util.DictKey(key)), value)
+        elif isinstance(tree, list | tuple):
+            keys = [jax.tree_util.GetAttrKey(f) for f in getattr(tree, "_fields", ())] or [
+                jax.tree_util.SequenceKey(i) for i in range(len(tree))
+            ]
+            for key, value in zip(keys, tree, strict=True):
+                yield from walked(name + key_text(key), value)
+        else:
+            yield from (leaf for leaf, _ in leaves_of(name, tree))
+
+    order = [leaf for i in given.argnums for leaf in walked(given.names[i], given.args[i])]
+    return sorted(given.wanted, key=order.index)
 
 
 def _is_numbers(tree: Any) -> bool:
@@ -185,10 +229,29 @@ def _by_name(returned: Any, given: Given) -> tuple[dict[str, Any], list[str]]:
 
 
 def names_matching(part: str, names: Sequence[str]) -> list[str]:
-    """The names that `part` may mean: itself, or those that end with it."""
+    """The names that `part` may mean: itself, or those that end with it; else those whose gradient is called so."""
     if part in names:
         return [part]
-    return [n for n in names if part and n.endswith(part) and (part[0] in ".[" or n[-len(part) - 1] in ".")]
+    ending = [n for n in names if _ends_with(n, part)]
+    return ending or [n for n in names if any(_ends_with(called, part) for called in _gradients_of(n))]
+
+
+def _ends_with(name: str, part: str) -> bool:
+    """With whole parts of it: `params.W` with `W`, not with `.W2` or `s.W`."""
+    if not part or not name.endswith(part):
+        return False
+    return name == part or part[0] in ".[" or name[-len(part) - 1] in "."
+
+
+# What people call the gradient by w.
+_AROUND = ("d{}", "d_{}", "g{}", "g_{}", "grad{}", "grad_{}", "{}_grad", "{}grad", "{}_bar", "{}bar", "{}_g", "{}_d")
+_AROUND += ("dL_d{}", "dl_d{}", "dloss_d{}", "dJ_d{}", "delta_{}")
+
+
+def _gradients_of(name: str) -> list[str]:
+    """`params.dW`, `params.grad_W` and so on, for `params.W`."""
+    before, dot, last = name.rpartition(".")
+    return [before + dot + around.format(last) for around in _AROUND]
 
 
 _OURS = tuple(os.path.dirname(m.__file__ or "") + os.sep for m in (jax, jaxlib, np)) + (contextlib.__file__, "<frozen")

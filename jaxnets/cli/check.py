@@ -12,7 +12,7 @@ import jax
 import tyro
 
 from jaxnets import check
-from jaxnets.check._names import Given, argument_names, call, is_floating
+from jaxnets.check._names import Given, call, fresh, is_floating
 from jaxnets.check._picture import can_be_drawn
 from jaxnets.check._report import WRONG
 from jaxnets.cli import fail
@@ -159,14 +159,11 @@ def _argnums(
     f: Callable[..., Any], by_hand: Callable[..., Any], given: tuple[Any, ...]
 ) -> int | tuple[int, ...] | None:
     """By which arguments it differentiates: by name, else the first ones that have as many arrays as came back."""
-    returned = call("by_hand", by_hand, *given)
-    names = argument_names(f, len(given))
-    if isinstance(returned, dict) and not (isinstance(given[0], dict) and returned.keys() <= given[0].keys()):
-        named = tuple(i for i, name in enumerate(names) if name in returned)
-        if named:
-            return named
-    elif isinstance(returned, dict):
-        return 0
+    returned = call("by_hand", by_hand, *fresh(given))
+    if isinstance(returned, dict):
+        numbers = sorted(Given(f, given, None).arguments_named(returned))
+        if numbers:
+            return numbers[0] if len(numbers) == 1 else tuple(numbers)
     floats = [sum(map(is_floating, jax.tree.leaves(arg))) for arg in given]
     numbers = [i for i, count in enumerate(floats) if count]
     count = len(jax.tree.leaves(returned))
