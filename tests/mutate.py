@@ -57,6 +57,7 @@ RULES = {
 
 # The rooms whose tests are to notice, where they are not the room's own.
 KNOW_BEST = {"_chunks": ("rnn",), "_arrays": ("textconv", "heads")}
+KNOW_TOO = {"heads": ("rnn",), "_arrays": ("rnn",)}  # and those that are asked where these see nothing
 
 # Mutants that compute the same, with the reason: (room, line as it stands, what is changed, into what).
 SAME_RESULT = {
@@ -228,7 +229,7 @@ def attempt(mutant: Mutant, others: bool) -> NoReturn:
     with open(os.devnull, "w") as nowhere:  # the tests' own output is of no interest here
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-    rooms = KNOW_BEST.get(mutant.room, (mutant.room,))
+    rooms = KNOW_BEST.get(mutant.room, (mutant.room,)) + (KNOW_TOO.get(mutant.room, ()) if others else ())
     with tempfile.TemporaryDirectory() as folder:
         for part in ("jaxnets", "tests", "benchmarks"):
             shutil.copytree(ROOT / part, Path(folder, part), ignore=shutil.ignore_patterns("__pycache__"))
@@ -248,7 +249,8 @@ class Log:
     """What was found of this very code, line by line, so that an interrupted run can go on."""
 
     def __init__(self) -> None:
-        code = b"".join(p.read_bytes() for d in ("jaxnets", "tests") for p in sorted((ROOT / d).rglob("*.py")))
+        files = [p for d in ("jaxnets", "tests") for p in sorted((ROOT / d).rglob("*.py")) if p.name != "mutate.py"]
+        code = b"".join(p.read_bytes() for p in files)
         name = f"jaxnets-mutants-{hashlib.sha256(code).hexdigest()[:16]}.jsonl"
         self.path = Path(tempfile.gettempdir(), name)
         lines = self.path.read_text().splitlines() if self.path.exists() else []

@@ -73,6 +73,21 @@ def test_rules_are_found(place, right):
     assert right or "scale" in [c.kind for c in leaf.causes[:3]]
 
 
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_rules_of_one_factory_are_not_taken_for_each_other(wrong):
+    """They share name, line and values; only what they close over differs."""
+    ops = [square(3.0 if i == wrong else 2.0) for i in range(3)]
+    assert check.rules(lambda x: sum(op(x) for op in ops), (X,)).first == "square.x"
+
+    def factory(by):
+        op = jax.custom_jvp(lambda x: x * x)
+        op.defjvp(lambda primals, tangents: (op(*primals), by * primals[0] * tangents[0]))
+        return op
+
+    ops = [factory(3.0 if i == wrong else 2.0) for i in range(3)]
+    assert not check.rules(lambda x: sum(op(x) for op in ops), (X,)).ok
+
+
 def test_custom_jvp_rules_too():
     report = check.rules(lambda x: cubed(x).sum() + jax.nn.relu(x).sum(), (X,))
     assert report["cubed.x"].verdict == "wrong"
@@ -148,6 +163,68 @@ def test_a_rule_that_is_not_linear_is_seen():
     f = ruled(lambda x: x * 2, lambda x: (x * 2, None), lambda _, bar: (2 * bar + 0.1 * bar**2,))
     report = check.rules(lambda x: f(x).sum(), (X,))
     assert any("not linear" in c.detail for c in report["x"].causes)
+
+
+def layer_norm(eps, offset=0.0):
+    def forward(x, gamma):
+        centred = x - x.mean()
+        return gamma * centred / jnp.sqrt((centred**2).mean() + eps)
+
+    def bwd(saved, bar):
+        x, gamma = saved
+        x_hat = forward(x, 1.0)
+        bar_hat = bar * (gamma + offset)
+        spread = jnp.sqrt(((x - x.mean()) ** 2).mean() + eps)
+        return (bar_hat - bar_hat.mean() - x_hat * (bar_hat * x_hat).mean()) / spread, (bar * x_hat).sum()
+
+    return ruled(forward, lambda x, gamma: (forward(x, gamma), (x, gamma)), bwd)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("right", [True, False])
+def test_numbers_from_the_usual_generators_hide_nothing(right, seed):
+    """A normalisation sends a cotangent that is its own `x` to nothing, in which every mistake is lost."""
+    x = np.random.default_rng(seed).normal(size=8)
+    f = layer_norm(1e-12, 0.0 if right else 1.0)
+    report = check.rules(lambda x, gamma: f(x, gamma).sum(), (x, 0.7))
+    assert [leaf.verdict for leaf in report] == ["right" if right else "wrong", "right"], report
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_complex_rules_are_judged(right):
+    """By JAX's convention for the conjugate, in both parts of each operand; beside a right real rule, and alone."""
+    product = ruled(
+        lambda z, w: z * w, lambda z, w: (z * w, (z, w)), lambda saved, bar: (bar * saved[1], bar * saved[0])
+    )
+    mistaken = ruled(lambda z: z * z, lambda z: (z * z, z), lambda z, bar: (2 * jnp.conj(z) * bar,))
+    z = jnp.array([1.0 + 2.0j, -0.5 + 0.3j])
+    real = square()
+
+    def f(z):
+        return jnp.abs(product(z, z + 1j)).sum() + (0 if right else jnp.abs(mistaken(z)).sum()) + real(z.real).sum()
+
+    report = check.rules(f, (z,))
+    assert report.ok == right, report
+    assert {"<lambda>.z.real", "<lambda>.z.imag", "square.x"} <= {leaf.name for leaf in report}
+    assert check.rules(lambda z: jnp.abs(mistaken(z)).sum(), (z,)).wrong
+    assert check.rules(f, (z.astype(jnp.complex64),)).ok == right
+
+
+def test_a_backward_pass_that_branches_on_its_cotangent_is_that_rules_finding():
+    """It fails under `jit`, as it would in any training step; the other rules are judged."""
+
+    def bwd(x, bar):
+        return (2 * x * bar if bar.sum() > 0 else x * bar * 2,)
+
+    def branching(x):
+        return x * x
+
+    f, good = ruled(branching, lambda x: (x * x, x), bwd), square()
+    report = check.rules(lambda x: (f(x) + good(x)).sum(), (X,))
+    assert report["square.x"].verdict == "right"
+    (leaf,) = report.wrong
+    assert leaf.name == "branching"
+    assert "TracerBoolConversionError at test_check_rules.py line" in leaf.causes[0].detail
 
 
 def test_a_clipped_gradient_can_be_allowed():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.check._kinks import Slopes
-from jaxnets.check._numeric import EPS, Slope, size_of
+from jaxnets.check._numeric import EPS, Slope, size_of, source
 from jaxnets.check._reference import Reference
 from jaxnets.check._report import KINK, RIGHT, UNDECIDABLE, WRONG
 
@@ -96,7 +96,7 @@ class _Leaf:
         self.remarks: list[str] = []
         self.want: Any = None
         self.formula: Any = None
-        self.rng = np.random.default_rng(7 + i)
+        self.rng = source(7, i)
 
     def judge(self) -> Compared:
         if self.raw is None:

@@ -37,9 +37,10 @@ def as_float64(leaf: Any) -> Any:
     """
     if isinstance(leaf, np.ndarray) and leaf.dtype in (np.int64, np.uint64) and _NARROW.get():
         return leaf.astype(np.int32 if leaf.dtype == np.int64 else np.uint32)
-    if not is_floating(leaf) or isinstance(leaf, float):
+    is_complex = jnp.issubdtype(getattr(leaf, "dtype", np.int64), jnp.complexfloating)
+    if not (is_floating(leaf) or is_complex) or isinstance(leaf, float):
         return leaf
-    wide = np.asarray(leaf).astype(np.float64)
+    wide = np.asarray(leaf).astype(np.complex128 if is_complex else np.float64)
     return jax.device_put(wide) if isinstance(leaf, jax.Array) else wide
 
 
