@@ -346,13 +346,36 @@ def test_a_tie_of_three(gradient, verdict, library):
         assert "tie" in kinds(report["x"])
 
 
-@pytest.mark.parametrize("slope", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("slope", [-1.0, 0.0, 2.0, 3.0])
 def test_kinks_are_summed(slope):
-    """relu(x) − relu(−x) is x; every choice at its two kinks gives a slope from 0 to 2."""
-    report = check.gradient(
-        lambda x: jnp.sum(jax.nn.relu(x) - jax.nn.relu(-x)), lambda x: jnp.array([slope]), (jnp.zeros(1),)
-    )
-    assert report["x"].verdict == "at a kink"
+    """relu(x) − 2 relu(−x) has the slopes 2 and 1; each kink on its own gives from 0 to 1, and from 0 to 2."""
+    f = lambda x: jnp.sum(jax.nn.relu(x) + 2 * jax.nn.relu(-x))  # noqa: E731
+    report = check.gradient(f, lambda x: jnp.array([slope - 1]), (jnp.zeros(1),))
+    assert report["x"].verdict == ("wrong" if slope == 3 else "at a kink")
+
+
+SMOOTH = {
+    "softplus": (lambda x: jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x))), 0.5, (-0.4, 0.0, 1.4)),
+    "relu twice": (lambda x: jax.nn.relu(x) - jax.nn.relu(-x), 1.0, (0.0, 2.0)),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("beside", [False, True])
+def test_kinks_that_cancel_are_none(name, beside):
+    """The slopes from both sides agree, and they are the truth, though autodiff gives another; also beside an entry
+    that is at a kink indeed."""
+    f, true, wrong = SMOOTH[name]
+
+    def total(x):
+        return jnp.sum(f(x[:1])) + (jnp.sum(jnp.abs(x[1:])) if beside else 0.0)
+
+    def verdict(slope):
+        given = jnp.array([slope, 0.3][: 1 + beside])
+        return check.gradient(total, lambda x: given, (jnp.zeros(1 + beside),))["x"].verdict
+
+    assert verdict(true) in ("right", "at a kink")
+    assert [verdict(slope) for slope in wrong] == ["wrong"] * len(wrong)
 
 
 @pytest.mark.parametrize("slope", [-1.0, 0.0, 0.7, 1.0])

@@ -187,3 +187,33 @@ def test_gradients_as_nested_lists():
 @pytest.mark.parametrize("draw", [lambda rng: (rng.normal(size=3),), lambda key: (jax.random.normal(key, (3,)),)])
 def test_arguments_drawn_from_a_source(draw):
     assert check.gradient(lambda w: (w**2).sum(), lambda w: 2 * w, draw).ok
+
+
+def normalised(W, b, gamma, x, t):
+    """Written into, so that it cannot be read as a program."""
+    z = x @ W + b
+    out = np.zeros_like(z)
+    out[:] = gamma * (z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5)
+    return float(np.mean((np.tanh(out).sum(1) - t) ** 2))
+
+
+def normalised_grads(W, b, gamma, x, t, off=0.0):
+    z = x @ W + b
+    s = np.sqrt(z.var(0) + 1e-5)
+    z_hat = (z - z.mean(0)) / s
+    h = np.tanh(gamma * z_hat)
+    out_bar = 2 * ((h.sum(1) - t) / len(t))[:, None] * (1 - h * h)
+    bar = out_bar * gamma
+    z_bar = (bar - bar.mean(0) - z_hat * (bar * z_hat).mean(0)) / s
+    return x.T @ z_bar, z_bar.sum(0) + off * np.abs(z_bar).sum(0), (out_bar * z_hat).sum(0)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_bias_before_a_normalisation(seed, dtype):
+    """Its true gradient is zero; what comes out is rounding, and is not judged against rounding."""
+    rng = np.random.default_rng(seed)
+    args = tuple(rng.normal(size=s).astype(dtype) for s in ((4, 3), 3, 3, (6, 4), 6))
+    check.gradient(normalised, normalised_grads, args, (0, 1, 2)).raise_if_wrong()
+    off = check.gradient(normalised, lambda *a: normalised_grads(*a, off=0.01), args, (0, 1, 2))
+    assert [leaf.name for leaf in off.wrong] == ["b"]

@@ -154,6 +154,12 @@ class _Leaf:
         vote = self._vote(limit_wide)
         verdict, limit = RIGHT, limit_wide
         at_kink = self._touched(vote, limit_wide)
+        if vote is not None and self.slope is not None and at_kink and self.reference.one_by_one(self.i):
+            self.remarks.append(
+                f"kinks cancel here: along a direction the slopes from both sides agree on {self.slope.value:.6g}, "
+                "which autodiff does not give: judged by differences"
+            )
+            return self._by_differences()
         if np.any(wrong) and at_kink and self._within(checked, limit_wide):
             verdict = KINK
         elif np.any(wrong) and vote is not None and self._with_differences(checked):
@@ -164,7 +170,7 @@ class _Leaf:
             if at_kink and verdict == WRONG:
                 self.remarks.append(f"{self._kinks_told()}, but the value is outside the slopes there")
         elif at_kink:
-            verdict = KINK
+            verdict = KINK if self._within(checked, limit_wide) else WRONG
         if verdict == KINK:
             self.remarks.append(f"{self._kinks_told()}: accepted between the one-sided slopes")
         got, own_only = checked, False
@@ -264,6 +270,8 @@ class _Leaf:
                 unit = np.zeros(off.size)
                 unit[k] = 1.0
                 directions.append(unit.reshape(self.shape))
+        if off.size <= 64:
+            directions += list(np.eye(off.size).reshape(-1, *self.shape))
         directions += [self.rng.normal(size=self.shape) for _ in range(DIRECTIONS)] + [np.ones(self.shape)]
         if self.slopes is not None and np.all(np.isfinite(got)):
             directions.append(self.slopes.apart(self.i, got, self.want))
@@ -278,14 +286,15 @@ class _Leaf:
         return True
 
     def _slopes_along(self, direction: np.ndarray) -> tuple[float, float]:
-        expected = float(np.sum(self.want * direction))
-        low = high = expected
-        if self.slopes is not None:
-            low, high = self.slopes.interval(self.i, direction)
-        else:
-            seen = self.reference.slope(self.i, direction)
-            if seen.kinked:
-                low, high = min(low, seen.left, seen.right), max(high, seen.left, seen.right)
+        """The least and greatest slope along a direction: of the kinks that are met, each on its own; but where these
+        cancel, the slopes that are measured from both sides agree, and there is one."""
+        seen = self.reference.slope(self.i, direction)
+        if self.slopes is None:
+            low = high = float(np.sum(self.want * direction))
+            return (min(low, seen.left, seen.right), max(high, seen.left, seen.right)) if seen.kinked else (low, high)
+        low, high = self.slopes.interval(self.i, direction)
+        if not seen.kinked and np.isfinite(seen.value) and 20 * seen.bar < high - low and not self.reference.stops:
+            return seen.value - 10 * seen.bar, seen.value + 10 * seen.bar
         return low, high
 
     def _kinks_told(self) -> str:
@@ -319,9 +328,11 @@ class _Leaf:
         bar = max(10 * t[1].bar + FORMULA[self.kind] * t[2] for t in tests)
         if self.formula is None:
             bar += ROUNDINGS[self.kind] * self.eps * max(t[2] for t in tests)
-        if all(abs(value - seen.value) <= bar for value, seen, _ in tests) and not kinked:
+        natural = max(1.0, abs(self.reference.value)) / size_of(self.reference.x[self.i])
+        size = max(t[2] for t in tests) or natural
+        agree = all(abs(value - seen.value) <= bar for value, seen, _ in tests) and not kinked
+        if agree and (bar <= BLUNT * size or not self.reference.one_by_one(self.i)):
             # Not seen entry by entry, but along directions in which every entry takes part.
-            size = max(t[2] for t in tests) or max(1.0, abs(self.reference.value)) / size_of(self.reference.x[self.i])
             verdict = RIGHT if bar <= BLUNT * size else UNDECIDABLE
             if verdict == UNDECIDABLE:
                 self.remarks.append(f"undecidable at this precision: differences are sure to {bar:.1g} only")
@@ -334,6 +345,9 @@ class _Leaf:
         value, bars, left, right = self.reference.entries(self.i)
         self.want = value
         self.scale = float(np.max(np.abs(value), initial=0)) or 1.0
+        if self.scale <= 10 * float(np.max(bars, initial=0)):  # rounding: what cancels in it is not seen by differences
+            self.scale = natural
+            self.remarks.append("its true gradient is zero: measured against what the function's own size lets expect")
         limit = 10 * bars + FORMULA[self.kind] * self.scale
         if self.formula is None:
             limit = limit + ROUNDINGS[self.kind] * self.eps * self.scale
