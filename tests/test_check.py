@@ -109,8 +109,11 @@ def test_bad_calls_are_refused_by_name():
         check.gradient(loss, grads, (params(), X), argnums=2)
     with pytest.raises(ValueError, match=r"must return one number; got shape \(5,\)"):
         check.gradient(lambda w: X @ w, lambda w: w, (jnp.ones(3),))
-    with pytest.raises(TypeError, match="floating numbers"):
-        check.gradient(lambda k: jnp.sum(k), lambda k: k, (jnp.arange(3),))
+    for argnums in (0, None):
+        with pytest.raises(TypeError, match="k must hold floating numbers to differentiate by; got int64"):
+            check.gradient(lambda k: jnp.sum(k), lambda k: k, (jnp.arange(3),), argnums)
+    with pytest.raises(TypeError, match="args must hold floating numbers to differentiate by; got nothing"):
+        check.gradient(lambda: 0.0, lambda: (), (), None)
 
 
 def test_the_report_is_data_and_text():
@@ -261,17 +264,32 @@ def test_nan_is_never_agreement():
     assert not both.ok
 
 
-def test_a_reference_that_is_nan_decides_nothing():
+def test_where_autodiff_is_nan_differences_decide():
     def f(x):
         return jnp.sum(jnp.where(x > 0, jnp.sqrt(x), 0.0))
 
     def by_hand(x):
         return jnp.where(x > 0, 0.5 / jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
 
-    report = check.gradient(f, by_hand, (jnp.array([-1.0, 2.0]),))
-    assert report["x"].verdict == "undecidable"
-    assert "nan" in " ".join(report["x"].remarks)
-    assert not report.ok
+    x = jnp.array([-1.0, 2.0])
+    report = check.gradient(f, by_hand, (x,))
+    assert report["x"].verdict == "right"
+    assert "autodiff of f gives nan at [0]: judged by differences" in report["x"].remarks
+    assert not check.gradient(f, lambda x: by_hand(x) + jnp.array([0.1, 0.0]), (x,)).ok
+
+
+@pytest.mark.parametrize("library", [jnp, np])
+@pytest.mark.parametrize(("at_zero", "verdict"), [(0.0, "at a kink"), (0.5, "at a kink"), (2.0, "wrong")])
+def test_the_norm_of_a_row_of_zeros_has_a_kink(at_zero, verdict, library):
+    """Group lasso; autodiff gives NaN there, and every subgradient is right."""
+
+    def by_hand(W):
+        norm = library.sqrt((W**2).sum(1))[:, None]
+        return library.where(norm > 0, W / library.where(norm > 0, norm, 1), at_zero)
+
+    W = library.asarray(np.where(np.arange(4)[:, None] == 1, 0.0, X[:4]))
+    report = check.gradient(lambda W: library.sum(library.sqrt(library.sum(W**2, 1))), by_hand, (W,))
+    assert report["W"].verdict == verdict, report
 
 
 def test_a_dtype_fixed_inside_blunts_the_reference_and_says_so():

@@ -96,13 +96,12 @@ def half(x):
 half.defvjp(lambda x: (x * x, x), lambda x, bar: (x * bar,))
 
 
-def masked(x):  # autodiff of it is 0·∞ where the mask is 0
-    mask = np.array([1.0, 0.0, 1.0])
-    return (mask * jnp.sqrt(x * mask)).sum()
+def lonely(x):  # it is finite at these arguments alone
+    return float(np.sum(x)) if np.array_equal(x, single) else np.nan
 
 
-def of_masked(x):
-    return np.array([0.5, 0.0, 0.5])
+def of_lonely(x):
+    return np.ones(3)
 
 
 def ruled(params, x):
@@ -149,9 +148,9 @@ def test_every_name_may_say_its_file(run, homework):
 
 
 def test_undecidable_is_2(run):
-    code, out, err = run("masked", "--by-hand", "of_masked", "--args", "alone")
+    code, out, err = run("lonely", "--by-hand", "of_lonely", "--args", "alone")
     assert (code, err) == (2, "")
-    assert "of_masked against masked: UNDECIDABLE" in out
+    assert "of_lonely against lonely: UNDECIDABLE" in out
 
 
 def test_derivation_names_the_line(run):

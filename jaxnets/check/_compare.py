@@ -113,12 +113,30 @@ class _Leaf:
         fits = self.wide is not None and misfit(self.wide, self.shape) is None
         self.formula = np.asarray(self.wide, np.float64) if fits and _is_double(self.wide) else None
         self.want = self.reference.gradients[self.i]
-        return self._by_differences() if self.want is None else self._by_autodiff()
+        if self.want is None:
+            return self._by_differences()
+        return self._where_autodiff_is_silent() if np.any(~np.isfinite(self.want)) else self._by_autodiff()
 
     def _misshapen(self, problem: str) -> Compared:
         want = self.reference.gradients[self.i]
         scale = float(np.max(np.abs(want), initial=0)) if want is not None else 1.0
         return Compared(self.name, WRONG, np.inf, np.inf, None, 1e-6 * scale, scale or 1.0, None, want, raw=self.raw)
+
+    def _where_autodiff_is_silent(self) -> Compared:
+        """NaN or infinite, as at the norm of a row of zeros: differences may see more."""
+        got = self.formula if self.formula is not None else self.own
+        finite = np.isfinite(self.reference.value) and np.all(np.isfinite(got)) and self.reference.wide
+        if not finite or not self.reference.one_by_one(self.i):
+            return self._by_autodiff()
+        silent = ~np.isfinite(self.want)
+        values = self.reference.entries(self.i)
+        if np.any(silent & ~np.isfinite(values[0]) & ~(np.isfinite(values[2]) & np.isfinite(values[3]))):
+            return self._by_autodiff()
+        where = worst_of(np.where(silent, np.inf, 0.0))
+        self.remarks.append(
+            f"autodiff of {self.reference.who} gives {self.want[where]} at {list(where or ())}: judged by differences"
+        )
+        return self._by_differences()
 
     # Against autodiff
 

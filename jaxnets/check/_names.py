@@ -86,8 +86,8 @@ class Given:
                     numbers_of[-1].append(len(self.leaves))
                 self.leaves.append(leaf)
         self.chosen = [k for i in self.argnums for k in numbers_of[i]]  # in the order asked for
-        if argnums is not None and not self.chosen:
-            which = ", ".join(self.names[i] for i in self.argnums)
+        if not self.chosen:
+            which = ", ".join(self.names[i] for i in self.argnums) or "args"
             asked = [leaf for i in self.argnums for leaf in jax.tree.leaves(self.args[i])]
             kinds = sorted({str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in asked})
             raise TypeError(
