@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from jaxnets import check
+from jaxnets.check import _compiled
+from jaxnets.check._picture import errors_of
 
 rng = np.random.default_rng(0)
 W = rng.normal(size=(3, 4))
@@ -128,6 +130,23 @@ def test_the_report_is_data_and_text():
     assert report["b"].worst is not None
     assert report["b"].error == pytest.approx(0.01, rel=1e-3)
     assert report["b"].ulp == pytest.approx(0.01 / np.finfo(float).eps, rel=1e-3)
+
+
+def test_the_same_inputs_give_the_same_report():
+    """To the letter, the search for causes included."""
+    by_hand = functools.partial(grads, by=-1.5)
+    one, other = (check.gradient(loss, by_hand, (params(), X)).to_json() for _ in range(2))
+    assert one == other
+
+
+def test_a_compiler_without_our_options_is_no_hindrance(monkeypatch):
+    monkeypatch.setattr(_compiled, "_QUICK", {"xla_no_such_option": 1})
+    _compiled._options.cache_clear()
+    try:
+        assert _compiled._options() == {}
+        assert not check.gradient(loss, functools.partial(grads, by=2.0), (params(), X)).ok
+    finally:
+        _compiled._options.cache_clear()
 
 
 # NumPy
@@ -252,6 +271,7 @@ def test_a_gradient_that_is_truly_zero():
     assert report["b"].verdict == "right"
     assert "true gradient is zero" in " ".join(report["b"].remarks)
     assert check.gradient(f, lambda b, x: jnp.full(3, 0.1, jnp.float32), (b, x))["b"].verdict == "wrong"
+    assert errors_of(report["b"]).max() < 1e-6  # the picture has the verdict's scale
 
 
 def test_nan_is_never_agreement():

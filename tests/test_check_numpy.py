@@ -97,6 +97,16 @@ def test_a_program_in_numpys_place_is_told():
     assert "differences are the only reference" in str(report)
 
 
+def by_default(w, *, power=2.0):
+    return np.sum(np.abs(w) ** power)
+
+
+def test_defaults_of_keywords_do_not_hide_the_program():
+    report = check.gradient(lambda w: by_default(w), lambda w: 2 * w, (np.array([0.5, -1.2]),))
+    assert "jax.numpy in NumPy's place" in report.reference
+    assert "jax.numpy in NumPy's place" in check.gradient(by_default, lambda w: 2 * w, (np.ones(2),)).reference
+
+
 def test_arguments_that_are_written_into():
     def f(w):
         w += 1

@@ -404,6 +404,19 @@ def test_every_net_is_in_the_table():
     assert named == set(agreement.NETS)
 
 
+def test_a_reader_who_has_enough_ends_it_quietly(run, monkeypatch):
+    def closed(*_, **__):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(builtins, "print", closed)
+    assert run("loss", "--by-hand", "grads") == (0, "", "")
+
+
+def test_ctrl_c_is_a_line(run, homework):
+    Path(homework).write_text(HOMEWORK + "\ndef pressed(params, x):\n    raise KeyboardInterrupt\n")
+    assert run("loss", "--by-hand", "pressed") == (130, "", "jaxnets: interrupted\n")
+
+
 def test_help_from_the_shell():
     found = subprocess.run(
         [sys.executable, "-m", "jaxnets", "check", "--help"], capture_output=True, text=True, check=False

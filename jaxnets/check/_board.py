@@ -32,12 +32,11 @@ from jaxnets.check._alter import (
     turned,
     weighted,
 )
+from jaxnets.check._compiled import quickly
 from jaxnets.check._options import options, truncations
 from jaxnets.check._unrolled import Alteration, alterations
 from jaxnets.check._walk import Place, bind, is_float
 
-# Run a few hundred times on small numbers: most of the time goes into compiling, so that is kept short.
-QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 _STORED = 2_000_000  # beyond this many entries no values are kept, and nothing is substituted
 
 
@@ -60,7 +59,7 @@ class Board:
         self.probes = {
             p: np.zeros((*self.sites[p].lengths, *self.sites[p].eqn.outvars[0].aval.shape)) for p in self.marks
         }
-        self._plain = jax.jit(self._gradient, compiler_options=QUICK)
+        self._plain = quickly(self._gradient)
 
     def prepare(self) -> None:
         """Put weights and substitutes in: only worth it once something is wrong."""
@@ -90,13 +89,7 @@ class Board:
         self.found = list(alterations(found, self.sites, stored))
 
     def _stored(self) -> dict[Place, Stored]:
-        size = sum(
-            int(np.prod((*s.lengths, *v.aval.shape)))
-            for s in self.sites.values()
-            for v in (*s.eqn.invars, *s.eqn.outvars)
-            if is_float(v)
-        )
-        if size > _STORED:
+        if self.entries > _STORED:
             return {}
 
         def look(place, eqn, operands, given):
@@ -104,8 +97,18 @@ class Board:
             held = place in self.sites and is_float(out[0])
             return out, (Stored([jnp.asarray(o) for o in operands], out[0]) if held else None)
 
-        handed = jax.jit(lambda x: _walk.run(self.program, x, look)[1], compiler_options=QUICK)(self.x)
+        handed = quickly(lambda x: _walk.run(self.program, x, look)[1])(self.x)
         return jax.tree.map(np.asarray, handed)
+
+    @property
+    def entries(self) -> int:
+        """Floating numbers that go into and come out of its equations."""
+        return sum(
+            int(np.prod((*s.lengths, *v.aval.shape)))
+            for s in self.sites.values()
+            for v in (*s.eqn.invars, *s.eqn.outvars)
+            if is_float(v)
+        )
 
     def _gradient(self, x, probes, swaps, changes):
         def value(x, probes):

@@ -5,7 +5,6 @@ First what can be seen on the leaf itself (`_on_leaf`); then alterations of the 
 """
 
 import itertools
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +19,8 @@ from jaxnets.check._walk import source
 from jaxnets.check._wrong import Context, Wrong, unexplained
 
 _ROUNDING = 1e-9  # two explanations that leave less are equally good
-SECONDS = 60.0  # for trying alterations; what has been found by then is told
+WORK = 4_000_000_000  # entries that may be computed while alterations are tried
+EQUATION = 2_000  # of them are what it costs to begin an equation
 
 
 def find(wrong: Sequence[Wrong], context: Context) -> dict[str, tuple[Cause, ...]]:
@@ -71,12 +71,15 @@ def _try(w: Wrong, candidate: np.ndarray, told: Sequence[tuple[str, str]], found
 
 def _on_the_board(board: Board, wrong: Sequence[Wrong], found: dict[str, list[Cause]], context: Context) -> None:
     board.prepare()
-    begin, cut = time.monotonic(), {w.name: [] for w in wrong}
+    cut: dict[str, list[tuple[str, np.ndarray]]] = {w.name: [] for w in wrong}
     for mark, told, gradients in board.exchanges():
         for w in wrong:
             if w.name != mark:
                 _try(w, gradients[w.name], told, found)
-    for option in progress(board.found, "looking for the cause"):
+    most = max(100, WORK // (board.entries + EQUATION * len(board.sites)))
+    if len(board.found) > most:
+        context.notes.append(f"of {len(board.found)} alterations that could explain it, {most} were tried")
+    for option in progress(board.found[:most], "looking for the cause"):
         altered = board.altered(option)
         if altered is None:
             continue
@@ -87,8 +90,6 @@ def _on_the_board(board: Board, wrong: Sequence[Wrong], found: dict[str, list[Ca
                 _of_another_size(w, candidate, option, found)
             if option.kind == "path" and "missing" in option.detail and np.any(np.abs(candidate - w.want) > w.limit):
                 cut[w.name].append((option.detail, w.want - candidate))
-        if time.monotonic() - begin > SECONDS:
-            break
     values = _intermediates(board)
     for w in wrong:
         if not found[w.name]:

@@ -325,7 +325,7 @@ class _Judge:
         earlier = None if name in roots else follows.get(name)
         return Leaf(
             name, verdict, error, error / eps, worst_of(off), causes.get(name, ()), earlier, limit / scale,
-            tuple(remarks), got, base, self._source(name),
+            tuple(remarks), got, base, self._source(name), scale=scale,
         )  # fmt: skip
 
     def _strays(self, name: str, own: np.ndarray, base: np.ndarray) -> bool:

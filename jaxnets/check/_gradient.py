@@ -103,7 +103,7 @@ def explain(
     return [
         Leaf(
             c.name, c.verdict, c.error, c.ulp, c.worst, causes.get(c.name, ()), None, c.limit / c.scale, c.remarks,
-            c.got, c.want,
+            c.got, c.want, scale=c.scale,
         )
         for c in compared
     ]  # fmt: skip

@@ -84,7 +84,7 @@ def errors_of(leaf: "Leaf") -> np.ndarray | None:
     got, want = np.asarray(leaf.got, np.float64), np.asarray(leaf.want, np.float64)
     with np.errstate(invalid="ignore"):
         off = np.abs(got - want)
-    scale = float(np.max(np.abs(want[np.isfinite(want)]), initial=0)) or 1.0
+    scale = leaf.scale or float(np.max(np.abs(want[np.isfinite(want)]), initial=0)) or 1.0
     return np.where(np.isfinite(off), off, np.nan) / scale
 
 

@@ -1,7 +1,6 @@
 """What the truth is taken from: autodiff without the derivative rules, in float64, and differences beside it."""
 
 import contextlib
-import time
 import types
 from collections.abc import Callable
 from functools import cached_property
@@ -12,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.check import _numeric, _walk
-from jaxnets.check._board import QUICK
+from jaxnets.check._compiled import quickly
 from jaxnets.check._kinks import Slopes, met
 from jaxnets.check._names import Given, call, frames_of, fresh
 from jaxnets.check._precision import as_float64, double, narrowest
 
 NEAR = 1e-10  # values closer than this, relative to the largest, are taken for a tie
 FULL = 4096  # entries up to which a leaf's gradient is built entry by entry where autodiff gives none
-PATIENCE = 15.0  # seconds that may take
+EVALUATIONS = 20_000  # of NumPy code that this may take
 _NOISE = 2.0**-36  # relative size of the disturbance by which rounding is measured
 _CANNOT = (TypeError, ValueError, NotImplementedError, jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
@@ -37,7 +36,7 @@ class Reference:
         with self.precision():
             self._set(wide=True)
             try:
-                self.value = self._timed()
+                self.value = float(self.at(self.x))
             except Exception as error:  # whatever hinders it: in its own precision it has just run
                 self.wide = False
                 self.notes.append(
@@ -45,12 +44,12 @@ class Reference:
                 )
         if not self.wide:
             self._set(wide=False)
-            self.value = self._timed()
+            self.value = float(self.at(self.x))
         if self.program is not None and not self._same_when_traced():
             self.program = None
             self._why_no_program = f"{who} is {self.value:.6g} when JAX traces it: differences are the only reference"
         self.numpy = self.program is None  # code that JAX does not trace, whichever it is
-        self.value = self._timed() if self.numpy else self.value
+        self.value = float(self.at(self.x)) if self.numpy else self.value
         if self.numpy and self.twin is not None:
             self.program = self.twin
             self.notes.append(f"{who} is NumPy code: read as a program with jax.numpy in its place, same values")
@@ -62,12 +61,6 @@ class Reference:
         if self.eps > _numeric.EPS and self.wide:
             self.notes.append(f"{who} computes in a narrower float inside (eps {self.eps:.1e}); so does its reference")
 
-    def _timed(self) -> float:
-        begin = time.perf_counter()
-        value = float(self.at(self.x))
-        self.seconds = time.perf_counter() - begin
-        return value
-
     def _same_when_traced(self) -> bool:
         """Whether the program is what the code does: a question asked of a number may be answered otherwise of a
         tracer. Only looked at where the values give a reason to."""
@@ -77,9 +70,10 @@ class Reference:
             return bool(np.isclose(float(self.f(*self._args(self.x))), self.value, rtol=1e-6, equal_nan=True))
 
     def one_by_one(self, leaf: int) -> bool:
-        """Whether a leaf may be differentiated entry by entry: not too large, not too slow."""
+        """Whether a leaf may be differentiated entry by entry: not too large. Work is counted and not timed, so that a
+        report does not depend on how busy the machine is."""
         size = self.x[leaf].size
-        return size <= FULL and (not self.numpy or 2 * _numeric.STEPS * size * self.seconds <= PATIENCE)
+        return size <= FULL and (not self.numpy or 2 * _numeric.STEPS * size <= EVALUATIONS)
 
     def _roughness(self) -> float:
         """Of NumPy code it must be measured how precisely it computes: a cast within is seen in no other way."""
@@ -96,7 +90,6 @@ class Reference:
 
     wide = True
     numpy = False
-    seconds = 0.0  # that one value takes
     reverse = True  # until it is seen not to go through
 
     def precision(self) -> contextlib.AbstractContextManager[None]:
@@ -248,9 +241,7 @@ class Reference:
                 grad = _walk.trace(jax.grad(lambda x: _walk.run(self.program, x)[0][0]), jax.device_put(self.x))
             except _CANNOT:
                 return [0.0] * len(self.x)
-            disturbed = jax.jit(
-                lambda x, seed: _walk.run(grad, [_disturb(a, seed) for a in x], _Noise(seed))[0], compiler_options=QUICK
-            )
+            disturbed = quickly(lambda x, seed: _walk.run(grad, [_disturb(a, seed) for a in x], _Noise(seed))[0])
             found, ties = [0.0] * len(self.x), bool(self.kinks()[1]) or self.steps_in_it
             for seed in (1, 2):
                 moved = disturbed(jax.device_put(self.x), seed)
@@ -308,10 +299,17 @@ def _with_jax_numpy(f: Any) -> Any:
         if value is np:
             names[name] = jnp
         elif isinstance(value, types.FunctionType) and value.__globals__ is f.__globals__:
-            names[name] = types.FunctionType(value.__code__, names, name, value.__defaults__, value.__closure__)
+            names[name] = _copied(value, names)
         elif callable(value) and (getattr(value, "__module__", "") or "").startswith("numpy"):  # from numpy import exp
             names[name] = getattr(jnp, getattr(value, "__name__", ""), value)
-    return types.FunctionType(f.__code__, names, f.__name__, f.__defaults__, f.__closure__)
+    return _copied(f, names)
+
+
+def _copied(f: types.FunctionType, names: dict[str, Any]) -> types.FunctionType:
+    """The same function among other global names."""
+    copy = types.FunctionType(f.__code__, names, f.__name__, f.__defaults__, f.__closure__)
+    copy.__kwdefaults__ = f.__kwdefaults__
+    return copy
 
 
 def _scalar(value: Any, who: str) -> float:

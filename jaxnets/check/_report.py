@@ -43,6 +43,7 @@ class Leaf(NamedTuple):
     want: Any = None
     source: str | None = None  # the line of the program
     path: str | None = None  # the full name, where a line has a shorter one
+    scale: float = 0.0  # what errors are relative to
 
     def to_dict(self) -> dict[str, Any]:
         plain = {k: v for k, v in self._asdict().items() if k not in ("got", "want")}

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.check import _walk
-from jaxnets.check._board import QUICK
 from jaxnets.check._compare import compare_all
+from jaxnets.check._compiled import quickly
 from jaxnets.check._gradient import explain, run_by_hand
 from jaxnets.check._names import Given, frames_of, is_library
 from jaxnets.check._numeric import source
@@ -70,7 +70,7 @@ class Rule:
         # Operands, complex ones as two: their numbers, and which part it is.
         self.at = [(k, part) for k, v in enumerate(sample) if k >= fixed for part in _parts(v.dtype)]
         self.seed = 0
-        self.pulled = jax.jit(lambda floats, bars: jax.vjp(self.ruled, *floats)[1](bars), compiler_options=QUICK)
+        self.pulled = quickly(lambda floats, bars: jax.vjp(self.ruled, *floats)[1](bars))
         self.where = f"{_rule_of(rule.eqn)}met in {_walk.source(rule.eqn)}"
 
     def floats(self) -> list[np.ndarray]:
@@ -135,7 +135,7 @@ class Rule:
         """A leaf for each floating operand, and more where a trap is found."""
         if not self.at:
             return []
-        plain = jax.jit(partial(self._run, removed=True), compiler_options=QUICK)(self.floats())
+        plain = quickly(partial(self._run, removed=True))(self.floats())
         if not plain:
             return []
         if not all(np.all(np.isfinite(np.asarray(o, np.float64))) for o in plain):
@@ -158,7 +158,7 @@ class Rule:
         with double() if wide else contextlib.nullcontext():
             floats = [v.astype(np.float64) for v in self.floats()] if wide else self.floats()
             bars = self.cotangents(jax.eval_shape(self.ruled, *floats), 1)
-            plain = jax.jit(lambda a, bars: jax.vjp(lambda *floats: self._run(floats, removed=True), *a)[1](bars))
+            plain = quickly(lambda a, bars: jax.vjp(lambda *floats: self._run(floats, removed=True), *a)[1](bars))
             pairs = zip(self.pulled(floats, bars), plain(floats, bars), strict=True)
             return all(_close(got, want) for got, want in pairs)
 
@@ -270,7 +270,7 @@ class Rule:
         two = [np.stack([f, f]) for f in floats]
         bars = [np.stack([b, b]) for b in bars]
         mapped = jax.vmap(lambda a, b: jax.vjp(self.ruled, *a)[1](b))
-        return [np.asarray(g)[1] for g in jax.jit(mapped, compiler_options=QUICK)(two, bars)]
+        return [np.asarray(g)[1] for g in quickly(mapped)(two, bars)]
 
     def _same_under(self, what, run, once) -> list[Leaf]:
         if self.eqn.primitive.name == "shard_map":

@@ -15,7 +15,8 @@ from jaxnets import check
 from jaxnets.check._names import Given, call, fresh, is_floating
 from jaxnets.check._picture import can_be_drawn
 from jaxnets.check._report import WRONG
-from jaxnets.cli import fail
+from jaxnets.cli import fail, nobody_reads
+from jaxnets.cli._guard import INTERRUPTED
 from jaxnets.cli._load import Files, arguments
 
 NETS = ("heads", "textconv", "rnn", "gated", "dense")
@@ -78,6 +79,11 @@ def main(argv: Sequence[str]) -> int:
     )
     try:
         return _run(options)
+    except BrokenPipeError:
+        return nobody_reads()
+    except KeyboardInterrupt:
+        fail("interrupted")
+        return INTERRUPTED
     except (ValueError, TypeError, OSError, ImportError, check.CallerError) as error:
         message = str(error)
     except SystemExit as error:  # by the caller's code: its exit code must not be taken for a verdict
@@ -115,7 +121,7 @@ def _run(options: Options) -> int:
     if options.picture:
         can_be_drawn(options.picture)
     report = _report(options)
-    print(report.to_json() if options.json else report)
+    print(report.to_json() if options.json else report, flush=True)
     if options.picture:
         report.save_picture(options.picture)
         _tell(options, f"picture: {options.picture}")
