@@ -293,3 +293,34 @@ def test_our_own_rules(net):
     report = check.rules(*OURS[net](jnp.dtype("float64" if net in ("rnn", "textconv") else "float32")))
     report.raise_if_wrong()
     assert len(report.leaves) >= 3
+
+
+@pytest.fixture
+def by_hijax():
+    """`custom_vjp` as hijax primitives, which JAX makes of it where it is asked to."""
+    if not hasattr(jax.config, "jax_custom_vjp3"):
+        pytest.skip("JAX before 0.11 has no such rules")
+    jax.config.update("jax_custom_vjp3", True)
+    yield
+    jax.config.update("jax_custom_vjp3", False)
+
+
+def test_rules_that_are_not_read_are_named(by_hijax):
+    """The truth is taken with them in: nothing beside them is sure."""
+    f = square(3.0)
+
+    def loss(x):
+        return jnp.sum(check.mark("z", f(x)))
+
+    def backward(x):
+        return {"z": jnp.ones(3), "x": 3 * x}
+
+    for report in (
+        check.rules(loss, (X,)),
+        check.gradient(loss, lambda x: 3 * x, (X,)),
+        check.derivation(loss, backward, (X,)),
+    ):
+        assert not report.ok
+        assert "test_check_rules.py line" in report.unread[0]
+        assert "not read: the rule of " in str(report)
+        assert report.to_dict()["unread"] == report.unread

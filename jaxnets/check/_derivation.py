@@ -211,6 +211,7 @@ class _Judge:
             remarks,
             not_compared,
             "autodiff without rules, in float64, with the caller's own lines put in",
+            self.reference.unread,
         )
 
     def _at_kink(self, names: list[str], swaps: dict[str, np.ndarray]) -> set[str]:

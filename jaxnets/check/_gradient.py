@@ -43,7 +43,7 @@ def gradient(
     compared = compare_all(reference, returned)
     leaves = explain(compared, reference, functools.cache(functools.partial(_one_less, f, by_hand, given, argnums)))
     remarks += reference.notes + _inputs.remarks(reference)
-    return Report(title(f, by_hand), leaves, remarks, reference=reference.told)
+    return Report(title(f, by_hand), leaves, remarks, reference=reference.told, unread=reference.unread)
 
 
 def drawn(args: Any, who: str = "args") -> Any:

@@ -272,6 +272,11 @@ class Reference:
             return (Slopes(self.program, x, blended, near) if usable else None), told
 
     @property
+    def unread(self) -> list[str]:
+        """Rules that are in it still."""
+        return _walk.unread(self.program) if self.program is not None else []
+
+    @property
     def steps_in_it(self) -> bool:
         """Whether it rounds to whole numbers somewhere: it may jump there."""
         return any(_is_step(s.eqn) for s in _walk.sites(self.program))

@@ -68,17 +68,20 @@ class Report:
         remarks: list[str] | None = None,
         not_compared: list[str] | None = None,
         reference: str = "",
+        unread: list[str] | None = None,
     ):
         self.title = title
         self.leaves = leaves
         self.remarks = remarks or []
         self.not_compared = not_compared or []  # marks or rules of which nothing was handed in or met
         self.reference = reference  # what the truth was taken from
+        self.unread = unread or []  # rules that could not be taken out of the program: nothing is sure beside them
 
     @property
     def ok(self) -> bool:
-        """Every leaf right, or within the slopes of its kink; False if there is nothing that was compared."""
-        return bool(self.leaves) and all(leaf.verdict in (RIGHT, KINK) for leaf in self.leaves)
+        """Every leaf right, or within the slopes of its kink; False if nothing was compared, or a rule could not be
+        read."""
+        return bool(self.leaves) and not self.unread and all(leaf.verdict in (RIGHT, KINK) for leaf in self.leaves)
 
     @property
     def wrong(self) -> list[Leaf]:
@@ -117,6 +120,7 @@ class Report:
             "first": self.first,
             "leaves": [leaf.to_dict() for leaf in self.leaves],
             "not_compared": self.not_compared,
+            "unread": self.unread,
             "remarks": self.remarks,
             "reference": self.reference,
         }
@@ -162,7 +166,7 @@ def _table(report: Report) -> Iterator[str]:
     leaves = report.leaves
     verdict = {True: "right", False: "WRONG"}[not report.wrong]
     if not report.wrong and not report.ok:
-        verdict = "UNDECIDABLE" if leaves else "NOTHING COMPARED"
+        verdict = "UNDECIDABLE" if leaves or report.unread else "NOTHING COMPARED"
     yield f"{report.title}: {verdict}" + (f", first in {report.first}" if report.first else "")
     width = max([len(leaf.name) for leaf in leaves] + [4])
     if leaves:
@@ -184,6 +188,8 @@ def _table(report: Report) -> Iterator[str]:
     for told in [together] if len(together) < 80 else report.not_compared:
         if told:
             yield f"  not compared: {told}"
+    for told in dict.fromkeys(report.unread):
+        yield f"  not read: the rule of {told}, a hijax primitive: it is run, and differentiated, as it is"
     for remark in report.remarks:
         yield f"  note: {remark}"
     if report.reference:

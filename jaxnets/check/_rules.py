@@ -54,7 +54,7 @@ def rules(
         ) from error
     leaves = list(audit.leaves.values())
     remarks = audit.remarks
-    if not leaves and not audit.not_met:
+    if not leaves and not audit.not_met and not audit.unread:
         remarks.append("no custom_vjp or custom_jvp rule was met")
     if unknown := set(allow) - audit.names:
         remarks.append(f"allow names {', '.join(sorted(unknown))}, which is no rule that was found")
@@ -65,6 +65,7 @@ def rules(
         remarks,
         audit.not_met,
         "autodiff of the decorated functions, in float64; differences",
+        audit.unread,
     )
 
 
@@ -140,6 +141,7 @@ class _Audit:
         self.leaves: dict[str, Leaf] = {}
         self.not_met: list[str] = []
         self.remarks: list[str] = []
+        self.unread: list[str] = []
         self.names: set[str] = set()  # of all rules that were found
         self.seen: set[tuple[Any, ...]] = set()
 
@@ -157,6 +159,7 @@ class _Audit:
 
         values = [leaves[k] for k in arrays]
         program = _walk.trace(flat, *jax.device_put(values))
+        self.unread += _walk.unread(program)
         found = self._matched(program, flat, values)
         self.names |= {rule.name for rule in found}
         if not found:

@@ -103,6 +103,12 @@ def _sites(jaxpr, place, lengths, looped, rules, loop, holders):
             yield from _sites(opened(program)[0], below, steps, looped or name == "while", around, within, holders)
 
 
+def unread(closed: Any) -> list[str]:
+    """The equations that hold rules which are not read, by their source: hijax primitives, of which `custom_vjp` may be
+    made too (JAX 0.11 and later). They are run as they are, and differentiated by their own rules."""
+    return [source(s.eqn) for s in sites(closed, holders=True) if "_prim" in s.eqn.params]
+
+
 def unused_marks(closed: Any) -> set[str]:
     """The names of marks whose result nothing takes up."""
     jaxpr = opened(closed)[0]
