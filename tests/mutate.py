@@ -21,6 +21,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -59,14 +60,16 @@ RULES = {
 KNOW_BEST = {"_chunks": ("rnn",), "_arrays": ("textconv", "heads")}
 KNOW_TOO = {"heads": ("rnn",), "_arrays": ("rnn",)}  # and those that are asked where these see nothing
 
-# Mutants that compute the same, with the reason: (room, line as it stands, what is changed, into what).
+# Survivors that compute the same, with the reason: by room and line as it stands (any survivor there), or by what is
+# changed into what too (these are not run at all).
+SPEED = "how many sentences at a time: time and memory, and no number"
+COUNTS = "both count exactly, up to 2²⁴ words: which is faster"
+CLAMPED = "there is one of them, and JAX takes an index beyond the last for the last"
 SAME_RESULT = {
     (
         "textconv",
         "one = jax.tree.map(lambda a: a[0], (x, lengths, m, c))",
-        "a[0]",
-        "a[1]",
-    ): "any row has that shape",
+    ): "any sentence has that shape, and shapes alone are read",
     (
         "dense",
         "x, W_bar, b_bar = entered[0], [], []",
@@ -74,10 +77,48 @@ SAME_RESULT = {
         "x, W_bar, b_bar = _changed((entered[0], [], []))",
     ): "of x the dtype alone is read",
     ("heads", "return jnp.sum(losses) / jnp.where(total == 0, 1, total)", "1", "2"): "it divides 0",
+    ("heads", "h, V, c = saved", "h, V, c = saved", "h, V, c = _changed(saved)"): "of them the dtypes alone are read",
+    ("heads", "loss = jnp.log(total[:, 0]) - below_k", "0", "1"): CLAMPED,
+    (
+        "textconv",
+        "return x_bar, E_bar, U_bar, None if b is None else b_bar, None",
+        "None if b is None else b_bar",
+        "b_bar",
+    ): "JAX takes no notice of what is handed back for a bias that is None",
+    ("textconv", 'w_at = w.at[at].get(mode="promise_in_bounds", wrap_negative_indices=False)'): "no index is negative",
+    ("textconv", "return jnp.pad(w, ((0, missing), (0, 0))) if missing > 0 else w"): "it pads by nothing",
+    ("textconv", "return s[0]"): CLAMPED,
+    ("textconv", "counts = jnp.float32 if windows < 2**22 else jnp.int32"): COUNTS,
+    (
+        "textconv",
+        "rank = jnp.where(s == highest[None], falling, jnp.where(jnp.isnan(s), falling + windows, 0))",
+        "0",
+        "1",
+    ): "1 is the rank of the last window: where it wins, that others share it changes no maximum",
+    (
+        "textconv",
+        's_dot = jnp.take_along_axis(tangents[0], m[None], 0, mode="promise_in_bounds")[0]',
+        "jnp.take_along_axis(tangents[0], m[None], 0, mode='promise_in_bounds')[0]",
+        "jnp.take_along_axis(tangents[0], m[None], 0, mode='promise_in_bounds')[1]",
+    ): CLAMPED,
+    ("textconv", "fitting = max(2**18 // max(T * filters, 1), 2)"): SPEED,
+    ("textconv", "return near_divisor(B, fitting) if fitting < B else B"): SPEED,
+    ("textconv", "size = _rows_at_once(*shape, max(U_k.shape[2] for U_k in U))"): SPEED,
+    (
+        "textconv",
+        "lax.map(lambda row: one(*row), args, batch_size=size) if 0 < size < shape[0] else jax.vmap(one)(*args)",
+    ): SPEED,
+    ("textconv", "return each", "return each", "return _changed(each)"): "a function is not changed",
+    (
+        "textconv",
+        "one = partial(sentence, _convolved)",
+        "one = partial(sentence, _convolved)",
+        "one = _changed(partial(sentence, _convolved))",
+    ): "a function is not changed",
 }
 
 # Mutants that compute something else which no test sees, with the reason why none does.
-NOT_SEEN: dict[tuple[str, str, str, str], str] = {}
+NOT_SEEN: dict[tuple[str, ...], str] = {}
 
 
 class Mutant(NamedTuple):
@@ -139,7 +180,7 @@ def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
 def has_no_number(value: ast.AST) -> bool:
     """Nothing, a list yet empty, or zeros, of which 1% more is zero."""
     text = ast.unparse(value)
-    return text in ("None", "([], [])", "[]") or "zeros(" in text
+    return text in ("None", "([], [])", "([], [], [])", "[]") or "zeros(" in text
 
 
 def changed(value: ast.expr) -> ast.Call:
@@ -200,13 +241,16 @@ def put(parent: ast.AST, field: str, value: object, index: int, node: ast.AST) -
 
 
 class RoomFirst:
-    """Orders the tests: the room's rules first, then its own file, its rules in half precision, then, if asked for,
-    whatever else names it."""
+    """Orders the tests: those that saw other mutants of the same function first, then the room's rules, its own file,
+    its rules in half precision, then, if asked for, whatever else names it. The first that turns red is written down.
+    """
 
-    def __init__(self, rooms: tuple[str, ...], others: bool):
-        self.rooms, self.others = rooms, others
+    def __init__(self, rooms: tuple[str, ...], others: bool, seers: list[str], red: Path):
+        self.rooms, self.others, self.seers, self.red = rooms, others, seers, red
 
     def rank(self, item: str) -> int | None:
+        if item in self.seers:
+            return self.seers.index(item) - len(self.seers)
         if any(f"test_rule[{room}" in item for room in self.rooms):
             return 0
         if any(f"test_{room}.py" in item for room in self.rooms):
@@ -219,12 +263,16 @@ class RoomFirst:
     def pytest_collection_modifyitems(self, items: list) -> None:
         items[:] = sorted((i for i in items if self.rank(i.nodeid) is not None), key=lambda i: self.rank(i.nodeid) or 0)
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.red.write_text(report.nodeid)
+
 
 OTHERS = ("compositions", "precision", "interface", "export", "errors", "mesh", "layers", "init")
 SURVIVED, KILLED = 0, 1  # exit codes of a process that has tried a mutant; another one says that the tests did not run
 
 
-def attempt(mutant: Mutant, others: bool) -> NoReturn:
+def attempt(mutant: Mutant, others: bool, seers: list[str], red: Path) -> NoReturn:
     """Runs the tests on a copy of the project with the mutant in it: in a fork, which ends with it."""
     with open(os.devnull, "w") as nowhere:  # the tests' own output is of no interest here
         os.dup2(nowhere.fileno(), 1)
@@ -240,7 +288,7 @@ def attempt(mutant: Mutant, others: bool) -> NoReturn:
         files = ["rules", *rooms, *(OTHERS if others else ())]
         options = ["-x", "-m", "not slow", "-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider"]
         options += ["-p", "no:xdist", *(f"tests/test_{file}.py" for file in dict.fromkeys(files))]
-        result = pytest.main(options, plugins=[RoomFirst(rooms, others)])
+        result = pytest.main(options, plugins=[RoomFirst(rooms, others, seers, red)])
     codes = {pytest.ExitCode.OK: SURVIVED, pytest.ExitCode.TESTS_FAILED: KILLED, pytest.ExitCode.INTERRUPTED: KILLED}
     os._exit(codes.get(pytest.ExitCode(result), 100 + int(result)))
 
@@ -268,21 +316,26 @@ class Log:
 def survivors_of(chosen: list[Mutant], jobs: int, others: bool, log: Log) -> list[Mutant]:
     context, start, done = multiprocessing.get_context("fork"), time.monotonic(), 0
     waiting = [m for m in chosen if log.key(m, others) not in log.found][::-1]
-    count, running = len(waiting), {}
+    count, running, folder = len(waiting), {}, Path(tempfile.mkdtemp())
+    seers: dict[str, Counter[str]] = defaultdict(Counter)  # of each function, the tests that saw a mutant of it
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 mutant = waiting.pop()
-                process = context.Process(target=attempt, args=(mutant, others))
+                known = [test for test, _ in seers[mutant.function].most_common()]
+                red = folder / str(len(waiting))
+                process = context.Process(target=attempt, args=(mutant, others, known, red))
                 process.start()
-                running[process.sentinel] = process, mutant, time.monotonic() + PATIENCE
+                running[process.sentinel] = process, mutant, red, time.monotonic() + PATIENCE
             ended = multiprocessing.connection.wait(list(running), timeout=1.0)
             hung = [s for s, (*_, end) in running.items() if time.monotonic() > end and s not in ended]
             for sentinel in [*ended, *hung]:
-                process, mutant, _ = running.pop(sentinel)
+                process, mutant, red, _ = running.pop(sentinel)
                 if sentinel in hung:
                     process.kill()  # a mutant that never ends is seen as well
                 process.join()
+                if red.exists():
+                    seers[mutant.function][red.read_text()] += 1
                 if sentinel in ended and process.exitcode not in (SURVIVED, KILLED):
                     print(f"\n{described(mutant)}: ended with {process.exitcode}, which is taken for killed")
                 log.keep(mutant, others, sentinel in ended and process.exitcode == SURVIVED)
@@ -293,6 +346,7 @@ def survivors_of(chosen: list[Mutant], jobs: int, others: bool, log: Log) -> lis
     finally:
         for process, *_ in running.values():
             process.kill()
+        shutil.rmtree(folder)
     print()
     return [m for m in chosen if log.found[log.key(m, others)]]
 
@@ -330,9 +384,12 @@ def main() -> int:
         if len(survivors_of(controls, options.jobs, True, log)) < len(controls):
             print("the tests fail without any mutation")
             return 1
-        rest = [m for m in chosen if reason_of(m, SAME_RESULT) is None]
-        survivors = survivors_of(rest, options.jobs, False, log)
-        survivors = survivors_of(survivors, options.jobs, True, log)  # what the room's own tests do not see
+        tried = [m for m in chosen if exactly(m) not in SAME_RESULT]
+        survivors = survivors_of(tried, options.jobs, False, log)
+        same = [m for m in chosen if m not in tried or (m in survivors and reason_of(m, SAME_RESULT) is not None)]
+        # What the room's own tests do not see.
+        survivors = survivors_of([m for m in survivors if m not in same], options.jobs, True, log)
+    rest = [m for m in chosen if m not in same]
     killed = len(rest) - len(survivors)
     for m in survivors:
         print(f"not seen: {described(m)}  ({reason_of(m, NOT_SEEN) or 'no reason is known'})")
@@ -340,16 +397,20 @@ def main() -> int:
         f"{killed} of {len(rest)} mutants killed ({killed / len(rest):.1%}); {len(chosen) - len(rest)} change no result"
     )
     if not options.rooms:
-        write_results(chosen, rest, survivors, jax.__version__)
+        write_results(rest, same, survivors, jax.__version__)
     return int(any(reason_of(m, NOT_SEEN) is None for m in survivors))
 
 
-def reason_of(m: Mutant, table: dict[tuple[str, str, str, str], str]) -> str | None:
-    return table.get((m.room, m.text, m.before, m.after))
+def exactly(m: Mutant) -> tuple[str, ...]:
+    return m.room, m.text, m.before, m.after
 
 
-def write_results(chosen: list[Mutant], rest: list[Mutant], survivors: list[Mutant], version: str) -> None:
-    def rows(mutants: list[Mutant], table: dict[tuple[str, str, str, str], str]) -> list[dict[str, Any]]:
+def reason_of(m: Mutant, table: dict[tuple[str, ...], str]) -> str | None:
+    return table.get(exactly(m), table.get((m.room, m.text)))
+
+
+def write_results(rest: list[Mutant], same: list[Mutant], survivors: list[Mutant], version: str) -> None:
+    def rows(mutants: list[Mutant], table: dict[tuple[str, ...], str]) -> list[dict[str, Any]]:
         fields = ("room", "function", "line", "what", "before", "after")
         return [{f: getattr(m, f) for f in fields} | {"reason": reason_of(m, table)} for m in mutants]
 
@@ -357,11 +418,11 @@ def write_results(chosen: list[Mutant], rest: list[Mutant], survivors: list[Muta
         "command": "python tests/mutate.py",
         "date": time.strftime("%Y-%m-%d"),
         "jax": version,
-        "mutants": len(chosen),
+        "mutants": len(rest) + len(same),
         "change a result": len(rest),
         "killed": len(rest) - len(survivors),
         "survivors": rows(survivors, NOT_SEEN),
-        "change no result": rows([m for m in chosen if m not in rest], SAME_RESULT),
+        "change no result": rows(same, SAME_RESULT),
     }
     RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
