@@ -295,6 +295,25 @@ def test_our_own_rules(net):
     assert len(report.leaves) >= 3
 
 
+def test_branches_of_other_platforms_need_not_lower_here():
+    """A kernel of an accelerator's as the default branch, which this CPU could not run."""
+    from jax.experimental import pallas
+
+    def kernel(x_ref, out_ref):
+        out_ref[...] = x_ref[...] * x_ref[...]
+
+    def elsewhere(x):
+        return pallas.pallas_call(kernel, out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype))(x)
+
+    def square(x):
+        return lax.platform_dependent(x, cpu=lambda x: x * x, default=elsewhere)
+
+    for by, right in ((2.0, True), (3.0, False)):
+        f = ruled(square, lambda x: (square(x), x), lambda x, bar, by=by: (by * x * bar,))
+        assert check.rules(lambda x, f=f: f(x).sum(), (X,)).ok == right
+        assert check.gradient(lambda x, f=f: f(x).sum(), lambda x, by=by: by * x, (X,)).ok == right
+
+
 @pytest.fixture
 def by_hijax():
     """`custom_vjp` as hijax primitives, which JAX makes of it where it is asked to."""

@@ -20,7 +20,7 @@ NEAR = 1e-10  # values closer than this, relative to the largest, are taken for 
 FULL = 4096  # entries up to which a leaf's gradient is built entry by entry where autodiff gives none
 EVALUATIONS = 20_000  # of NumPy code that this may take
 _NOISE = 2.0**-36  # relative size of the disturbance by which rounding is measured
-_CANNOT = (TypeError, ValueError, NotImplementedError, jax.errors.JAXTypeError, jax.errors.JAXIndexError)
+CANNOT = (TypeError, ValueError, NotImplementedError, jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
 
 class Reference:
@@ -186,13 +186,13 @@ class Reference:
 
             try:
                 return [np.asarray(g, np.float64) for g in jax.jit(jax.grad(plain))(x)]
-            except _CANNOT as error:
+            except CANNOT as error:
                 first = str(error).split(".")[0]
                 self.reverse = False
                 self.notes.append(f"reverse mode does not go through {self.who} ({first}): forward mode instead")
             try:
                 return [self._forward(plain, x, i) if a.size <= FULL else None for i, a in enumerate(x)]
-            except _CANNOT as error:
+            except CANNOT as error:
                 self.notes.append(f"nor does forward mode ({str(error).split('.')[0]}): differences alone")
                 return [None] * len(x)
 
@@ -239,7 +239,7 @@ class Reference:
         with self.precision():
             try:
                 grad = _walk.trace(jax.grad(lambda x: _walk.run(self.program, x)[0][0]), jax.device_put(self.x))
-            except _CANNOT:
+            except CANNOT:
                 return [0.0] * len(self.x)
             disturbed = quickly(lambda x, seed: _walk.run(grad, [_disturb(a, seed) for a in x], _Noise(seed))[0])
             found, ties = [0.0] * len(self.x), bool(self.kinks()[1]) or self.steps_in_it

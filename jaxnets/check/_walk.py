@@ -80,8 +80,20 @@ def inner(eqn: Any) -> list[tuple[int | None, Any]]:
     if name == "while":
         return [(0, eqn.params["cond_jaxpr"]), (1, eqn.params["body_jaxpr"])]
     if name == "cond":
-        return list(enumerate(eqn.params["branches"]))
+        branches = list(enumerate(eqn.params["branches"]))
+        return branches if (k := _of_this_platform(eqn)) is None else [branches[k]]
     return []
+
+
+def _of_this_platform(eqn: Any) -> int | None:
+    """Of a choice by platform (`lax.platform_dependent`), the branch of this one: others need not lower here, as a
+    kernel of a GPU's. None where the choice is one of values."""
+    platforms = eqn.params.get("branches_platforms")
+    if platforms is None:
+        return None
+    here = {"gpu": {"gpu", "cuda", "rocm"}}.get(jax.default_backend(), {jax.default_backend()})
+    named = [k for k, names in enumerate(platforms) if here & set(names or ())]
+    return named[0] if named else platforms.index(None)
 
 
 def sites(closed: Any, *, holders: bool = False) -> Iterator[Site]:
@@ -195,6 +207,9 @@ def _scan(eqn, operands, visit, given, here):
 
 def _cond(eqn, operands, visit, given, here):
     index, operands = operands[0], operands[1:]
+    if (k := _of_this_platform(eqn)) is not None:
+        jaxpr, inside = opened(eqn.params["branches"][k])
+        return _run(jaxpr, inside, operands, visit, given, (*here, k))
 
     def branch(k, program):
         def taken(operands):
