@@ -64,6 +64,8 @@ KNOW_TOO = {"heads": ("rnn",), "_arrays": ("rnn",)}  # and those that are asked 
 # changed into what too (these are not run at all).
 SPEED = "how many sentences at a time: time and memory, and no number"
 COUNTS = "both count exactly, up to 2²⁴ words: which is faster"
+CUT = "how time is cut into chunks, and whether states are kept: time and memory, and no number"
+SQUARE = "W is square"
 CLAMPED = "there is one of them, and JAX takes an index beyond the last for the last"
 SAME_RESULT = {
     (
@@ -115,6 +117,43 @@ SAME_RESULT = {
         "one = partial(sentence, _convolved)",
         "one = _changed(partial(sentence, _convolved))",
     ): "a function is not changed",
+    ("textconv", "if places.size < tokens.size:"): "two ways to the same sum: which is faster",
+    (
+        "textconv",
+        "return x, jnp.full(B, T, jnp.int32) if max(U_k.shape[0] for U_k in U) > T else None",
+    ): "lengths that are all of T words: what is read with them is what is read without",
+    ("rnn", "classes: int = 1,"): CUT,
+    ("rnn", "terms = max(2**25 // H**2, 512) if keep else max(2**24 // H**2, 1024)"): CUT,
+    ("rnn", 'if out == "losses":'): CUT,
+    ("rnn", "ideal = max(min(ideal, max(2**22 // classes, 512) // max(B, 1)), 1)"): CUT,
+    ("rnn", "chunk = near_divisor(T, ideal) if ideal < T else T"): CUT,
+    ("rnn", "worth_keeping = 8 * 2**20 * max(1, H / 128) ** 2 if cpu else 2**30"): CUT,
+    ("rnn", 'keep = save == "all" or (save == "auto" and T * B * H * itemsize <= worth_keeping)'): CUT,
+    ("rnn", "ideal = max(-(-min(terms, 4096) // max(B, 1)), 1 if keep else round((T / 3) ** 0.5))"): CUT,
+    ("rnn", "ideal = ideal if cpu else max(ideal, 256)"): CUT,
+    ("rnn", "return _Plan(out, truncate, max(1, min(chunk, T)), keep, unroll=1 if cpu else 8)"): CUT,
+    ("rnn", "sizes = x.shape[1], x.shape[0], params.W.shape[0], params.W.dtype.itemsize"): CUT,
+    ("rnn", "classes = 1 if head is None or head[0].ndim == 1 else head[0].shape[1]"): CUT,
+    ("rnn", "elif not plan.keep:"): "states that are kept are made again all the same",
+    ("rnn", 'width = {"last": None, "states": (B, T, W.shape[0]), "losses": (B, T)}[plan.out]'): SQUARE,
+    ("rnn", "h0 = jnp.zeros((x.shape[0], W.shape[0]), W.dtype)"): SQUARE,
+    ("rnn", "W_T = W_wide.T if B < 64 else None"): "whether W is transposed once or at each step: which is faster",
+    (
+        "rnn",
+        "turned = W.T if W_T is None else W_T",
+        "W.T if W_T is None else W_T",
+        "W.T",
+    ): "whether W is transposed once or at each step: which is faster",
+    ("rnn", "return h_t, h_t if wanted else None", "h_t if wanted else None", "h_t"): "a result that nobody takes up",
+    ("rnn", "of_x = None if index else zeros(x.shape, x.dtype, W)"): "a result that nobody takes up",
+    (
+        "rnn",
+        "return x_bar, U_bar, W_bar, None if b is None else b_bar, h0_bar, None, head and head_bar",
+        "None if b is None else b_bar",
+        "b_bar",
+    ): "JAX takes no notice of what is handed back for a bias that is None",
+    ("rnn", "return h[0] if data.single else h", "h[0]", "h[1]"): CLAMPED,
+    ("gated", "bwd = _folded_bwd if fold else _in_full_bwd"): "a function is not changed",
 }
 
 # Mutants that compute something else which no test sees, with the reason why none does.
@@ -212,12 +251,15 @@ def mutants(room: str) -> Iterator[Mutant]:
     for function in tree.body:
         if not isinstance(function, ast.FunctionDef) or function.name not in RULES[room]:
             continue
+        types = types_in(function)
         for parent in ast.walk(function):
+            if id(parent) in types:
+                continue
             for field, value in ast.iter_fields(parent):
-                if field in ("returns", "decorator_list", "annotation") or getattr(parent, "arg", "") == "strict":
-                    continue  # what only a type checker reads, and `zip`'s own check
+                if field == "decorator_list" or getattr(parent, "arg", "") == "strict":
+                    continue  # `zip`'s own check
                 for index, node in enumerate(value if isinstance(value, list) else [value]):
-                    if not isinstance(node, ast.AST) or not hasattr(node, "lineno"):
+                    if not isinstance(node, ast.AST) or not hasattr(node, "lineno") or id(node) in types:
                         continue
                     shown = parent if isinstance(parent, ast.Subscript) else node  # an index alone says little
                     for what, other in changes(node):
@@ -231,6 +273,13 @@ def mutants(room: str) -> Iterator[Mutant]:
                             text = source.splitlines()[node.lineno - 1].split("  # ")[0].strip()
                             where = room, function.name, node.lineno, text
                             yield Mutant(*where, what, before, after, mutated + CHANGED)
+
+
+def types_in(function: ast.FunctionDef) -> set[int]:
+    """The nodes of what only a type checker reads."""
+    told = [n.returns for n in ast.walk(function) if isinstance(n, ast.FunctionDef)]
+    told += [n.annotation for n in ast.walk(function) if isinstance(n, ast.arg)]
+    return {id(n) for t in told if t is not None for n in ast.walk(t)}
 
 
 def put(parent: ast.AST, field: str, value: object, index: int, node: ast.AST) -> None:

@@ -264,3 +264,11 @@ def test_labels_of_narrow_dtypes():
     z[0, 255], z[1, 256] = 5, -3  # 256 is 0 in eight bits
     loss = jax.jit(lambda z: heads.softmax(z, np.eye(300), None, labels, reduction="none"))(z)
     assert_close(loss, np.log(np.exp(z).sum(1)) - z[[0, 1], [255, 0]], tolerance(F64))
+
+
+@pytest.mark.parametrize("bad", [-0.5, 1.5, 2.0])
+def test_no_probability_under_jit_is_nan(bad):
+    """A target of the logistic head outside [0, 1]: its own loss alone."""
+    t = jnp.array([0.2, bad, 1.0])
+    losses = jax.jit(lambda t: heads.logistic(jnp.ones((3, 1)), jnp.ones(1), None, t, reduction="none"))(t)
+    assert np.isnan(losses).tolist() == [False, True, False]

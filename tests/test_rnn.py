@@ -98,6 +98,15 @@ def test_what_lies_beyond_is_never_read(every, index):
         assert_close(known(net()), clean, tolerance(F64))
 
 
+@pytest.mark.parametrize("batch", [63, 64])
+def test_a_batch_of_many_is_the_reference(batch):
+    """From 64 rows on W is transposed at each step, below once for all of them."""
+    params = rnn.init(KEY, inputs=2, hidden=3, outputs=2, dtype=F64)
+    x, y = f(batch, 5, 2), RNG.integers(0, 2, batch)
+    both = jax.jit(lambda p: (jax.grad(rnn.loss)(p, x, y), jax.grad(reference_loss)(p, x, y)))
+    assert_close(*both(params), tolerance(F64))
+
+
 def test_rows_of_a_batch_are_rows_alone():
     """A row of length L is a batch of one with L steps; of length 0 it is h0."""
     x, h0, lengths = f(4, 6, 3), f(4, 4), [6, 0, 3, 1]
