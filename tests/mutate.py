@@ -154,6 +154,29 @@ SAME_RESULT = {
     ): "JAX takes no notice of what is handed back for a bias that is None",
     ("rnn", "return h[0] if data.single else h", "h[0]", "h[1]"): CLAMPED,
     ("gated", "bwd = _folded_bwd if fold else _in_full_bwd"): "a function is not changed",
+    (
+        "heads",
+        "bwd = _logistic_bwd if V.ndim == 1 else _softmax_bwd",
+        "bwd = _logistic_bwd if V.ndim == 1 else _softmax_bwd",
+        "bwd = _changed(_logistic_bwd if V.ndim == 1 else _softmax_bwd)",
+    ): "a function is not changed",
+    (
+        "heads",
+        "losses, of_loss = _logistic_fwd(z[:, 0], y.reshape(-1)) if one_output else _softmax_fwd(z, y.reshape(-1))",
+        "0",
+        "1",
+    ): CLAMPED,
+    (
+        "textconv",
+        'return add_rows(E_bar, tokens.at[places].get(mode="fill", fill_value=-1), shares)',
+        "1",
+        "2",
+    ): "any number below 0 is no row",
+    (
+        "textconv",
+        "return x, jnp.where((lengths >= 0) & (lengths <= T), lengths, -1).astype(jnp.int32)",
+    ): "any length below 0 makes its sentence NaN",
+    ("rnn", "one_input = not _is_index(x) and U.shape[0] == 1"): "a product or a sum of one term: which is faster",
 }
 
 # Mutants that compute something else which no test sees, with the reason why none does.

@@ -107,6 +107,27 @@ def test_a_batch_of_many_is_the_reference(batch):
     assert_close(*both(params), tolerance(F64))
 
 
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_every_step_without_a_bias_is_the_reference(outputs):
+    params = rnn.init(KEY, inputs=2, hidden=3, outputs=outputs, bias=False, dtype=F64)
+    x, y = f(4, 5, 2), RNG.integers(0, max(outputs, 2), (4, 5))
+    both = jax.jit(lambda p: (jax.grad(rnn.loss)(p, x, y), jax.grad(reference_loss)(p, x, y, every_step=True)))
+    assert_close(*both(params), tolerance(F64))
+
+
+def test_a_mask_beside_lengths():
+    """A step is scored where both say so: a mask of booleans, and the lengths."""
+    params = rnn.init(KEY, inputs=2, hidden=3, outputs=2, dtype=F64)
+    x, y, lengths = f(4, 5, 2), RNG.integers(0, 2, (4, 5)), np.array([5, 0, 3, 1])
+    mask = RNG.random((4, 5)) < 0.6
+    scored = mask & (np.arange(5) < lengths[:, None])
+    assert scored.sum() not in (mask.sum(), (np.arange(5) < lengths[:, None]).sum(), 0)
+    masked, each = jax.jit(
+        lambda p: (rnn.loss(p, x, y, lengths, weights=mask), rnn.loss(p, x, y, lengths, reduction="none"))
+    )(params)
+    assert_close(masked, np.asarray(each)[scored].mean(), tolerance(F64))
+
+
 def test_rows_of_a_batch_are_rows_alone():
     """A row of length L is a batch of one with L steps; of length 0 it is h0."""
     x, h0, lengths = f(4, 6, 3), f(4, 4), [6, 0, 3, 1]
