@@ -177,6 +177,19 @@ SAME_RESULT = {
         "return x, jnp.where((lengths >= 0) & (lengths <= T), lengths, -1).astype(jnp.int32)",
     ): "any length below 0 makes its sentence NaN",
     ("rnn", "one_input = not _is_index(x) and U.shape[0] == 1"): "a product or a sum of one term: which is faster",
+    (
+        "rnn",
+        "return x, jnp.where(known, lengths, data.steps).astype(jnp.int32), jnp.where(known[:, None], h0, jnp.nan)",
+        "jnp.where(known, lengths, data.steps)",
+        "lengths",
+    ): "a row of impossible length is NaN already, through h_0",
+    ("_arrays", "if a.dtype != b.dtype:"): "a product of unlike dtypes is summed as wide without the cast, too",
+    (
+        "_arrays",
+        "return lax.dot_general(a, b, (((a.ndim - 1,), (0,)), ((), ())), preferred_element_type=wide(a.dtype))",
+        "a.ndim - 1",
+        "1",
+    ): "it has two axes wherever it is called",
 }
 
 # Mutants that compute something else which no test sees, with the reason why none does.
