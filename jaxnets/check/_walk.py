@@ -80,8 +80,8 @@ def inner(eqn: Any) -> list[tuple[int | None, Any]]:
     if name == "while":
         return [(0, eqn.params["cond_jaxpr"]), (1, eqn.params["body_jaxpr"])]
     if name == "cond":
-        branches = list(enumerate(eqn.params["branches"]))
-        return branches if (k := _of_this_platform(eqn)) is None else [branches[k]]
+        branches, k = eqn.params["branches"], _of_this_platform(eqn)
+        return list(enumerate(branches)) if k is None else [(k, branches[k])]
     return []
 
 
