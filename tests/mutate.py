@@ -183,6 +183,18 @@ SAME_RESULT = {
         "jnp.where(known, lengths, data.steps)",
         "lengths",
     ): "a row of impossible length is NaN already, through h_0",
+    (
+        "_arrays",
+        "return jnp.where((ids < 0) | (ids >= size), jnp.full_like(ids, size), ids).astype(jnp.int32)",
+        "ids >= size",
+        "ids > size",
+    ): "the first number beyond the table is what it would be made",
+    (
+        "_arrays",
+        'return lax.pcast(a, missing, to="varying") if missing else a',
+        "lax.pcast(a, missing, to='varying') if missing else a",
+        "lax.pcast(a, missing, to='varying')",
+    ): "to mark by no axis is to leave it",
     ("_arrays", "if a.dtype != b.dtype:"): "a product of unlike dtypes is summed as wide without the cast, too",
     (
         "_arrays",
