@@ -45,7 +45,8 @@ SLOW = {
     "test_cli_train.py::test_killed_without_a_word": "a run in a process of its own, killed and gone on with; a quick "
     "test does so in its own process",
     "test_cli_train.py::test_demo": "the demo from end to end; its parts have tests of their own",
-    "test_processes.py::*": "two or three real processes for each test, some of which wait for one that never comes",
+    "test_processes.py::test_[!f]*": "two or three real processes for each test, some of which wait for one that never "
+    "comes; a quick test, `test_from_the_shell`, has two that go well",
     "test_homework.py::*": "ten thousand differences, in a process that compiles as users' do",
     "test_benchmarks.py::test_contestants_agree*": "a smoke run of a benchmark",
     "test_benchmarks.py::test_gradients_agree*": "a smoke run of a benchmark",
