@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Callable, Collection, Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -10,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.check import _walk
+from jaxnets.check._asked import asked
 from jaxnets.check._gradient import drawn
+from jaxnets.check._moved import Moved
 from jaxnets.check._names import call, frames_of, fresh, is_key
 from jaxnets.check._precision import as_float64, double
 from jaxnets.check._progress import progress
@@ -53,7 +56,10 @@ def rules(
             f"check.rules: f cannot be traced by JAX{line}: NumPy code has no rules; check.gradient judges it"
         ) from error
     leaves = list(audit.leaves.values())
-    remarks = audit.remarks
+    unasked = sorted(audit.unasked - audit.leaves.keys())
+    remarks = list(dict.fromkeys(audit.remarks)) + [
+        f"{name}: nobody differentiates by it here: not judged" for name in unasked
+    ]
     if not leaves and not audit.not_met and not audit.unread:
         remarks.append("no custom_vjp or custom_jvp rule was met")
     if unknown := set(allow) - audit.names:
@@ -69,12 +75,17 @@ def rules(
     )
 
 
+def _function_of(eqn: Any) -> Any:
+    """The program of the decorated function."""
+    return _walk.opened(eqn.params["jaxpr" if eqn.primitive.name == "shard_map" else "call_jaxpr"])[0]
+
+
 def name_of(eqn: Any) -> str:
     """The name of the decorated function."""
+    jaxpr = _function_of(eqn)
     if eqn.primitive.name == "shard_map":
-        inside = [name_of(s.eqn) for s in _rules_in(eqn.params["jaxpr"])]
+        inside = [name_of(s.eqn) for s in _rules_in(jaxpr)]
         return f"shard_map of {', '.join(dict.fromkeys(inside))}"
-    jaxpr, _ = _walk.opened(eqn.params["call_jaxpr"])
     name = jaxpr.debug_info.func_name
     return next(filter(None, map(_walk.function_of, jaxpr.eqns)), name) if name in _WRAPPERS else name
 
@@ -143,10 +154,11 @@ class _Audit:
         self.remarks: list[str] = []
         self.unread: list[str] = []
         self.names: set[str] = set()  # of all rules that were found
+        self.unasked: set[str] = set()  # leaves by which nobody differentiates
         self.seen: set[tuple[Any, ...]] = set()
 
-    def function(self, f: Callable[..., Any], args: Sequence[Any], depth: int = 0) -> None:
-        """Test the rules that a function meets."""
+    def function(self, f: Callable[..., Any], args: Sequence[Any], around: tuple[Any, ...] = ()) -> None:
+        """Test the rules that a function meets, for what it asks of them; `around` it are those whose rule it is."""
         leaves, structure = jax.tree.flatten(tuple(args))
         kinds = jax.Array | np.ndarray | float | np.generic
         arrays = [k for k, leaf in enumerate(leaves) if isinstance(leaf, kinds) and not is_key(leaf)]
@@ -174,7 +186,7 @@ class _Audit:
                 where = _walk.source(rule.eqn)
                 self.not_met.append(f"{rule.name}: not met at these arguments, called in {where}")
             for sample in samples:
-                self._test(rule, sample, depth)
+                self._test(rule, sample, around)
 
     def _matched(self, program, flat, values) -> list[Found]:
         """The rules of a program, each with the same rule of the program in float64, if there is one."""
@@ -191,15 +203,22 @@ class _Audit:
                     )
         if [name_of(eqn) for eqn in wide] != [name_of(s.eqn) for s in own]:
             wide = [None] * len(own)
-        return [Found(name_of(s.eqn), s.eqn, eqn, s.place) for s, eqn in zip(own, wide, strict=True)]
+        of_each = asked(program, [True] * len(values))
+        of_entries = cache(lambda: Moved(program, values))
+        return [
+            Found(name_of(s.eqn), s.eqn, eqn, s.place, of_each[s.place], of_entries)
+            for s, eqn in zip(own, wide, strict=True)
+        ]
 
-    def _test(self, rule: Found, sample: list[np.ndarray], depth: int) -> None:
-        key = (_identity(rule.eqn), *((v.shape, str(v.dtype), v.tobytes()) for v in sample))
+    def _test(self, rule: Found, sample: list[np.ndarray], around: tuple[Any, ...]) -> None:
+        asked_of = (*rule.asked.operands, None, *rule.asked.results)
+        key = (_identity(rule.eqn), asked_of, *((v.shape, str(v.dtype), v.tobytes()) for v in sample))
         if key in self.seen:
             return
         self.seen.add(key)
+        judged = Rule(rule, sample)
         try:
-            leaves = Rule(rule, sample).judge()
+            leaves = judged.judge()
         except RaisesError as raised:
             if not raised.meant:
                 cause = Cause("shape", f"no gradient came back: it {raised}", float("inf"))
@@ -209,25 +228,42 @@ class _Audit:
             elif (told := f"{rule.name}: {raised}") not in self.not_met:
                 self.not_met.append(told)
             return
+        self.remarks += judged.remarks
+        self.unasked |= judged.unasked
         for leaf in leaves:
             if rule.name in self.allow:
                 leaf = leaf._replace(verdict=RIGHT, causes=(), remarks=("deliberately not the derivative: allowed",))
             before = self.leaves.get(leaf.name)
             if before is None or (_WORSE[leaf.verdict], leaf.error) > (_WORSE[before.verdict], before.error):
                 self.leaves[leaf.name] = leaf
-        if depth < _DEPTH and rule.name not in self.allow:
-            self._inside(rule, sample, depth)
+        own = (rule.name, _function_of(rule.eqn).debug_info.func_src_info)
+        # What differentiates itself, as a solver of its own adjoint equation does, is looked into once.
+        if len(around) < _DEPTH and own not in around and rule.name not in self.allow and judged.asked_at_all:
+            self._inside(judged, (*around, own))
 
-    def _inside(self, rule, sample, depth):
+    def _inside(self, one: Rule, around: tuple[Any, ...]) -> None:
         """Rules that the forward and backward functions of this rule meet themselves."""
-        one = Rule(rule, sample)
+        rule = one.rule
 
-        def backward(*floats):
-            out, pull = jax.vjp(one.ruled, *floats)
-            return out, pull([jnp.asarray(bar) for bar in one.cotangents(out, 1)])
+        floats = one.floats()
+        # What comes in several times is one array in there too.
+        first = [one.same(k)[0] for k in range(len(floats))]
+        asked_of = sorted({k for k, (operand, _) in zip(first, one.at, strict=True) if rule.asked.operands[operand]})
+
+        def backward(given, bars):
+            known = dict(enumerate(floats)) | dict(zip(asked_of, given, strict=True))
+            out, pull = jax.vjp(one.ruled, *(known[k] for k in first))
+            # Cotangents come through the results that somebody takes up, in the precision that these have.
+            came = [
+                b.astype(o.dtype) if yes else jnp.zeros_like(o)
+                for o, b, yes in zip(out, bars, one.through, strict=True)
+            ]
+            return [o for o, yes in zip(out, one.through, strict=True) if yes], pull(came)
 
         try:
-            self.function(backward, jax.device_put(one.floats()), depth + 1)
+            bars = one.cotangents(jax.eval_shape(one.ruled, *floats), 1)
+            given = jax.device_put([floats[k] for k in asked_of])
+            self.function(backward, (given, jax.device_put(bars)), around)
         except RaisesError:
             pass
         except jax.errors.JAXTypeError as error:  # it has been judged itself; what it calls cannot be looked at

@@ -5,9 +5,9 @@ under `jit`, `remat` and in rules is run in place (so a `custom_vjp` or `custom_
 and autodiff through it is autodiff without the rule); `scan`, `cond` and `while` are rebuilt around what they hold.
 
 At every other equation a visitor may do something else than the equation says (and, if it has the methods, watch rules
-being entered and change what a scan carries). Every equation has a *place*: the
-numbers of the equations around it and its own. A visitor can be given an array for a place (inside a scan one row per
-step, outermost scan first) and can give one back; that is how probes go in and values come out.
+being entered, change constants and what a scan carries, and bound how often a `while` goes round). Every equation has a
+*place*: the numbers of the equations around it and its own. A visitor can be given an array for a place (inside a scan
+one row per step, outermost scan first) and can give one back; that is how probes go in and values come out.
 """
 
 import linecache
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax._src import source_info_util  # no public way leads from an equation to the line that made it
 from jax.extend.core import Literal as Literal
+from jax.extend.core import jaxpr_as_fun
 
 Place = tuple[int, ...]
 # visit(place, equation, operands, given) -> results, to hand out (None: nothing)
@@ -155,11 +156,13 @@ def run(closed: Any, args: list[Any], visit: Visit = plain, given: dict[Place, A
 
 
 def _run(jaxpr, consts, args, visit, given, place):
+    constant = getattr(visit, "constant", lambda value, aval: value)
+    consts = [constant(value, v.aval) for v, value in zip(jaxpr.constvars, consts, strict=True)]
     values = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(zip(jaxpr.invars, args, strict=True))
     handed: dict[Place, Any] = {}
 
     def read(v):
-        return v.val if isinstance(v, Literal) else values[v]
+        return constant(v.val, v.aval) if isinstance(v, Literal) else values[v]
 
     for i, eqn in enumerate(jaxpr.eqns):
         here = (*place, i)
@@ -218,20 +221,24 @@ def _cond(eqn, operands, visit, given, here):
 
         return taken
 
-    branches = [branch(k, program) for k, program in enumerate(eqn.params["branches"])]
-    handed = {}  # by every branch together: those not taken hand out zeros
-    for b in branches:
-        handed |= jax.eval_shape(b, operands)[1]
+    # Traced once each, since what is nested in them would else be traced twice at every level.
+    traced = [
+        jax.make_jaxpr(branch(k, program), return_shape=True)(operands)
+        for k, program in enumerate(eqn.params["branches"])
+    ]
+    handed: dict[Place, Any] = {}  # by every branch together: those not taken hand out zeros
+    for _, (_, got) in traced:
+        handed |= got
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), handed)
 
-    def padded(b):
+    def padded(program, shape):
         def taken(operands):
-            out, got = b(operands)
+            out, got = jax.tree.unflatten(jax.tree.structure(shape), jaxpr_as_fun(program)(*operands))
             return out, zeros | got
 
         return taken
 
-    return lax.switch(index, [padded(b) for b in branches], operands)
+    return lax.switch(index, [padded(*each) for each in traced], operands)
 
 
 def _while(eqn, operands, visit, given, here):
@@ -241,12 +248,19 @@ def _while(eqn, operands, visit, given, here):
     n_cond, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     for_cond, for_body, start = operands[:n_cond], operands[n_cond : n_cond + n_body], operands[n_cond + n_body :]
     (test, test_consts), (body, body_consts) = opened(eqn.params["cond_jaxpr"]), opened(eqn.params["body_jaxpr"])
-    out = lax.while_loop(
-        lambda now: _run(test, test_consts, [*for_cond, *now], visit, {}, (*here, 0))[0][0],
-        lambda now: _run(body, body_consts, [*for_body, *now], visit, {}, (*here, 1))[0],
-        start,
+
+    def goes_on(now):
+        return _run(test, test_consts, [*for_cond, *now], visit, {}, (*here, 0))[0][0]
+
+    def once_more(now):
+        return _run(body, body_consts, [*for_body, *now], visit, {}, (*here, 1))[0]
+
+    if (most := getattr(visit, "most", None)) is None:
+        return list(lax.while_loop(goes_on, once_more, start)), {}
+    counted = lax.while_loop(
+        lambda now: (now[0] < most) & goes_on(now[1]), lambda now: (now[0] + 1, once_more(now[1])), (0, start)
     )
-    return list(out), {}
+    return list(counted[1]), {}
 
 
 def _shard_map(eqn, operands, visit, given, here):

@@ -1,0 +1,128 @@
+"""Which entries of a rule's operands move when the arguments do, at the values that are met.
+
+The first content of a loop's buffer is an operand like any other, and one entry of it may well come from an argument:
+which of them nobody differentiates by is seen entry by entry only. The program is run in forward mode, its rules taken
+out, along random directions.
+"""
+
+import threading
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.interpreters.ad import primitive_jvps  # which primitives have a derivative at all
+
+from jaxnets.check import _walk
+from jaxnets.check._numeric import source
+from jaxnets.check._reference import CANNOT
+
+_DIRECTIONS = 2
+_KEPT = 256  # of the times that a rule is met in a loop
+_ALIKE = 1e-4  # values of two runs of one program, compiled differently
+
+
+class Moved:
+    """Tangents of the floating operands with which rules are entered."""
+
+    def __init__(self, program: Any, values: Sequence[Any]):
+        self.runs = _run(program, values)
+
+    def at(self, place: _walk.Place, operands: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+        """How far each entry of each floating operand moves, where the rule is met with these; None if not known."""
+        floats = [np.asarray(v, np.float64) for v in operands if _walk.is_float(v)]
+        found = [_nearest(run.get(place, []), floats) for run in self.runs]
+        if not found or any(tangents is None for tangents in found):
+            return None
+        return [np.max([np.abs(t) for t in of_each], 0) for of_each in zip(*found, strict=True)]
+
+
+def _nearest(met, floats):
+    """The tangents of the time that the rule was met with these values."""
+
+    def off(primals):
+        return max((_off(a, b) for a, b in zip(primals, floats, strict=True)), default=0.0)
+
+    best = min(met, key=lambda pair: off(pair[0]), default=None)
+    return best[1] if best is not None and off(best[0]) <= _ALIKE else None
+
+
+def _off(a, b):
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    largest = float(np.max(np.abs(b[np.isfinite(b)]), initial=0)) or 1.0
+    return float(np.max(np.where(same, 0, np.abs(a - b)), initial=0)) / largest
+
+
+def _run(program, values):
+    floats = [k for k, v in enumerate(values) if _walk.is_float(np.asarray(v))]
+    watch = _Tangents()
+
+    def run(*floating):
+        full = list(values)
+        for k, v in zip(floats, floating, strict=True):
+            full[k] = v
+        return _walk.run(program, full, watch)[0]
+
+    x = tuple(jax.device_put(np.asarray(values[k])) for k in floats)
+    along = jax.jit(lambda x, d: jax.jvp(run, x, d)[1])
+    rng, runs = source(31), []
+    try:
+        for _ in range(_DIRECTIONS):
+            watch.met = {}
+            out = along(x, tuple(jax.device_put(rng.normal(size=v.shape).astype(v.dtype)) for v in x))
+            jax.block_until_ready(out)
+            jax.effects_barrier()
+            runs.append(watch.met)
+    except CANNOT:  # forward mode does not go through
+        return []
+    return runs
+
+
+class _Tangents:
+    """A visitor that looks at the tangents with which each rule is entered."""
+
+    def __init__(self):
+        self.met: dict[_walk.Place, list[Any]] = {}
+        self.lock = threading.Lock()
+
+    def __call__(self, place, eqn, operands, given):
+        if eqn.primitive in primitive_jvps:
+            return _walk.plain(place, eqn, operands, given)
+        # It has no derivative: whatever comes out may move if something that goes in does.
+        out = _walk.bind(eqn, [jax.lax.stop_gradient(v) for v in operands])
+        floats = [v for v in operands if _walk.is_float(v)]
+        return [_moves_with(v, *floats) if floats and _walk.is_float(v) else v for v in out], None
+
+    def entering(self, place, eqn, operands):
+        _watched(partial(self._keep, place), *(v for v in operands if _walk.is_float(v)))
+
+    def _keep(self, place, primals, tangents):
+        with self.lock:
+            met = self.met.setdefault(place, [])
+            if len(met) < _KEPT:
+                met.append(tuple([np.array(v, np.float64) for v in side] for side in (primals, tangents)))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _watched(keep, *x):
+    return x
+
+
+@_watched.defjvp
+def _watched_jvp(keep, primals, tangents):
+    jax.debug.callback(keep, primals, tangents)
+    return primals, tangents
+
+
+@jax.custom_jvp
+def _moves_with(x, *others):
+    return x
+
+
+@_moves_with.defjvp
+def _moves_with_jvp(primals, tangents):
+    x = primals[0]
+    total = sum(jnp.sum(jnp.abs(t)).astype(x.dtype) for t in tangents[1:])
+    return x, jnp.full_like(x, total)

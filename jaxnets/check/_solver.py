@@ -1,0 +1,183 @@
+"""Rules of solvers: a derivative of the solution, held against an iteration that stops short of it.
+
+Where a loop ends once its error is small enough, the derivative of its steps and that of what they lead to differ by
+about as much as the loop tolerates; so does a rule that solves an equation in a loop of its own. Which constant is a
+tolerance a program does not say. But if all small constants are made smaller, on both sides, the difference goes away
+where a tolerance made it, and stays where the rule is wrong.
+"""
+
+import contextlib
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnets.check import _walk
+from jaxnets.check._numeric import size_of, source
+from jaxnets.check._precision import double
+from jaxnets.check._reference import CANNOT
+
+_SMALL = 1e-2  # what may be a tolerance, and
+_ROUNDING = 500  # how many roundings none is brought below
+_TURNS = 10_000  # of a loop that no longer comes to its end
+_FACTORS = (1.0, 2.0**6, 2.0**14, 2.0**24)
+_FADES = 1 / 4  # of a difference that tolerances make no more than this is left, and no more than
+_NEGLIGIBLE = 1e-6
+_NOTHING = 1e-14  # as much of the function's own size is no difference
+_LOOSE = (
+    1e-5  # how far from linear a loop may still be, relative to the gradient: small cotangents are near what is left
+)
+
+
+class Excuse(NamedTuple):
+    """A difference along some direction, relative to the gradient: as it is, and once tolerances are tightened."""
+
+    before: float
+    after: float
+    by_differences: bool = False
+
+    def __str__(self) -> str:
+        if self.by_differences:
+            return f"a solver: right for what its steps lead to, seen by differences to {self.after:.1e}"
+        return (
+            f"a solver, right within its tolerance: off by {self.before:.1e}, "
+            f"and by {self.after:.1e} once that is tightened"
+        )
+
+
+class _Tightened:
+    """A visitor under which small constants are smaller by a factor."""
+
+    most = _TURNS
+
+    def __init__(self, factor: Any, least: float):
+        self.factor, self.least = factor, least
+
+    def __call__(self, place, eqn, operands, given):
+        return _walk.plain(place, eqn, operands, given)
+
+    def constant(self, value, aval):
+        if np.shape(value) or isinstance(value, jax.core.Tracer) or not jnp.issubdtype(aval.dtype, jnp.floating):
+            return value
+        size = abs(float(value))
+        if not self.least < size <= _SMALL:
+            return value
+        return (np.sign(float(value)) * jnp.maximum(size / self.factor, self.least)).astype(aval.dtype)
+
+
+class Solver:
+    """A rule's pull-back `pulled(floats, bars)` and its function `plain(*floats)`, where loops are in them that end by
+    their own judgement; at operands as precise as the rule can take them."""
+
+    def __init__(self, plain: Callable[..., Any], pulled: Callable[..., Any], floats: list[np.ndarray], bars: Any):
+        self.floats, self.wide = floats, all(v.dtype == np.float64 for v in floats)
+        with self.precision():
+            self.ruled = _walk.trace(pulled, floats, bars)
+            self.function = _walk.trace(plain, *floats)
+        self.least = _ROUNDING * max(float(jnp.finfo(v.dtype).eps) for v in floats)
+        self.sides = jax.jit(self._sides)
+        self.value = jax.jit(self._value)
+        self.back = jax.jit(self._back)
+
+    def precision(self) -> contextlib.AbstractContextManager[None]:
+        return double() if self.wide else contextlib.nullcontext()
+
+    @cached_property
+    def loops(self) -> bool:
+        """Whether there is a loop at all that could tolerate something."""
+        sites = [s for p in (self.ruled, self.function) for s in _walk.sites(p, holders=True)]
+        return any(s.eqn.primitive.name == "while" for s in sites)
+
+    def excuse(self, bars: list[np.ndarray], i: int) -> Excuse | None:
+        """The difference between what is pulled back to operand `i` and the derivative of what the function does, if
+        tolerances make it; None where it stays."""
+        if not self.loops:
+            return None
+        with self.precision():
+            try:
+                seen = [self._along(bars, i, direction) for direction in self._directions(i)]
+            except CANNOT:  # not to be differentiated forward
+                seen = []
+            worst = Excuse(max(e.before for e in seen), max(e.after for e in seen)) if seen else None
+            if worst and (worst.before <= _NOTHING or worst.after <= min(_NEGLIGIBLE, _FADES * worst.before)):
+                return worst
+            return self._by_differences(bars, i) if self.wide else None
+
+    def pull(self, bars: list[np.ndarray]) -> list[Any]:
+        """What is pulled back where loops tolerate less."""
+        with self.precision():
+            return self.back(self.floats, bars, _FACTORS[-1])
+
+    @property
+    def room(self) -> float:
+        """How far from each other two ways to the same may be once loops tolerate less, relative to the gradient."""
+        return _LOOSE if self.wide else 1e3 * _LOOSE
+
+    def _directions(self, i):
+        rng = source(21)
+        for _ in range(2):
+            directions = [np.zeros_like(v) for v in self.floats]
+            directions[i] = rng.normal(size=self.floats[i].shape).astype(self.floats[i].dtype)
+            yield directions
+
+    def _along(self, bars, i, directions):
+        seen = [[float(v) for v in self.sides(self.floats, bars, directions, factor)] for factor in _FACTORS]
+        size = self._size(seen, i)
+        first, *others = (abs(got - want) / size for got, want, *_ in seen)
+        return Excuse(first, min(others))
+
+    def _by_differences(self, bars, i):
+        """Where the steps themselves say nothing, as those of a bisection, what they lead to does."""
+        worst = Excuse(0.0, 0.0)
+        for directions in self._directions(i):
+            h = 1e-2 * size_of(self.floats[i]) / float(np.max(np.abs(directions[i]), initial=1e-300))
+
+            def central(h, directions=directions):
+                ends = (
+                    float(self.value([x + s * h * d for x, d in zip(self.floats, directions, strict=True)], bars))
+                    for s in (1, -1)
+                )
+                return (next(ends) - next(ends)) / (2 * h)
+
+            wide, middle, narrow = (central(h / k) for k in (1, 2, 4))
+            coarse, fine = (4 * middle - wide) / 3, (4 * narrow - middle) / 3
+            want = fine + (fine - coarse) / 15
+            now, tight = (self.back(self.floats, bars, factor)[i] for factor in (1.0, _FACTORS[-1]))
+            first, got = (float(np.sum(np.asarray(g) * directions[i])) for g in (now, tight))
+            size = float(np.sqrt(np.sum((np.asarray(tight) * directions[i]) ** 2))) or 1.0
+            bar = max(_NEGLIGIBLE * size, 3 * abs(fine - coarse))  # a minimum is found to half of the digits only
+            if not (abs(got - want) <= bar <= 10 * _LOOSE * size):
+                return None
+            sides = abs(first - want) / size, abs(got - want) / size
+            worst = Excuse(max(worst.before, sides[0]), max(worst.after, sides[1]), by_differences=True)
+        return worst
+
+    def _size(self, seen, i):
+        natural = max(n for *_, n in seen) / size_of(self.floats[i])
+        return max(*(s for _, _, s, _ in seen), 1e-3 * natural) or 1.0
+
+    def _sides(self, floats, bars, directions, factor):
+        """What the rule and what the function give along directions; the size of the first; the function's own."""
+        visit = _Tightened(factor, self.least)
+        out, along = jax.jvp(lambda x: _walk.run(self.function, x, visit)[0], (floats,), (directions,))
+        came = self._back(floats, bars, factor)
+        want = sum(_sum(b, m) for b, m in zip(bars, along, strict=True))
+        natural = sum(jnp.abs(_sum(jnp.abs(b), jnp.abs(o))) for b, o in zip(bars, out, strict=True))
+        got = sum(_sum(d, g) for d, g in zip(directions, came, strict=True))
+        size = sum(jnp.sqrt(_sum(d * d, g * g)) for d, g in zip(directions, came, strict=True))
+        return got, want, size, natural
+
+    def _back(self, floats, bars, factor):
+        return _walk.run(self.ruled, [*floats, *bars], _Tightened(factor, self.least))[0]
+
+    def _value(self, floats, bars):
+        out = _walk.run(self.function, list(floats), _Tightened(_FACTORS[-1], self.least))[0]
+        return sum(_sum(b, o) for b, o in zip(bars, out, strict=True))
+
+
+def _sum(weights, values):
+    """Of the products; what has no weight need not be a number."""
+    return jnp.sum(jnp.where(weights == 0, 0, weights * values))

@@ -1,0 +1,256 @@
+"""What a program asks of the rules in it, and rules of solvers, which are as exact as their tolerance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxnets import check
+from jaxnets.check import _asked, _walk
+
+X = jnp.array([1.0, 2.0, 0.5])
+
+
+@pytest.fixture(autouse=True)
+def ordinary_settings():
+    """The functions that are checked here are written as users write theirs: ranks and dtypes are promoted."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def scaled(by_factor=True, by_x=2.0):
+    """`2·γ·x`, whose rule may give nothing for γ, or something wrong for x."""
+
+    @jax.custom_vjp
+    def scaled(x, gamma):
+        return 2 * gamma * x
+
+    def bwd(kept, bar):
+        x, gamma = kept
+        return by_x * gamma * bar, jnp.sum(2 * x * bar).reshape(jnp.shape(gamma)) if by_factor else None
+
+    scaled.defvjp(lambda x, gamma: (scaled(x, gamma), (x, gamma)), bwd)
+    return scaled
+
+
+def test_a_constant_by_which_nobody_differentiates():
+    f = scaled(by_factor=False)
+    report = check.rules(lambda x: f(x, 0.5).sum(), (X,))
+    assert report.ok
+    assert [leaf.name for leaf in report] == ["scaled.x"]
+    assert "scaled.gamma: nobody differentiates by it here: not judged" in report.remarks
+
+
+@pytest.mark.parametrize(
+    "call",
+    {
+        "an argument": lambda f: check.rules(lambda x, g: f(x, g).sum(), (X, 0.5)),
+        "made of one": lambda f: check.rules(lambda x: f(x, x.max()).sum(), (X,)),
+        "under jit": lambda f: check.rules(lambda x, g: jax.jit(f)(x, jnp.exp(g)).sum(), (X, 0.5)),
+        "carried by a loop": lambda f: check.rules(
+            lambda x, g: lax.fori_loop(0, 3, lambda _, c: (f(*c), c[1] / 2), (x, g))[0].sum(), (X, 0.5)
+        ),
+        "carried on by a while": lambda f: check.rules(
+            lambda x: lax.while_loop(lambda c: c[2] < 2, lambda c: (f(*c[:2]), c[0].sum(), c[2] + 1), (x, 0.5, 0))[0],
+            (X,),
+        ),
+        "in a branch": lambda f: check.rules(
+            lambda x, g: lax.cond(x[0] > 0, lambda g: f(x, g).sum(), lambda g: g, g), (X, 0.5)
+        ),
+        "closed over, as parameters are": lambda f: check.rules(lambda: f(jnp.ones(1), X[:1]).sum(), ()),
+        "of nothing at all": lambda f: check.rules(lambda: f(jnp.arange(3.0), 0.5).sum(), ()),
+    }.items(),
+    ids=lambda item: item[0],
+)  # fmt: skip
+def test_what_somebody_differentiates_by_is_judged(call):
+    assert call[1](scaled()).ok
+    report = call[1](scaled(by_factor=False))
+    assert not report.ok
+    assert report["gamma"].verdict == "wrong"
+
+
+def test_an_operand_that_is_asked_for_stays_wrong_beside_one_that_is_not():
+    f = scaled(by_factor=False, by_x=2.5)
+    assert check.rules(lambda x: f(x, 0.5).sum(), (X,)).first == "scaled.x"
+
+
+def test_what_stops_a_gradient_asks_for_none():
+    f = scaled(by_factor=False)
+    assert check.rules(lambda x: f(x, lax.stop_gradient(x.max())).sum(), (X,)).ok
+
+
+def statistics(second):
+    """Sum and sum of squares; the rule may forget the second."""
+
+    @jax.custom_vjp
+    def statistics(x):
+        return x.sum(), (x * x).sum(), jnp.sum(x / 0)
+
+    def fwd(x):
+        return statistics(x), x
+
+    def bwd(x, bars):
+        return (bars[0] * jnp.ones_like(x) + (2 * x * bars[1] if second else 0),)
+
+    statistics.defvjp(fwd, bwd)
+    return statistics
+
+
+def test_a_result_that_nobody_takes_up():
+    """Nor need it be a number."""
+    f = statistics(second=False)
+    report = check.rules(lambda x: f(x)[0], (X,))
+    assert report.ok
+    assert any("nobody differentiates 2 of its 3 results" in told for told in report.remarks)
+    assert not check.rules(lambda x: f(x)[0] + f(x)[1], (X,)).ok
+    assert check.rules(lambda x: sum(statistics(second=True)(x)[:2]), (X,)).ok
+
+
+def test_a_rule_that_nobody_differentiates_is_told_and_no_alarm():
+    f = scaled(by_x=2.5)
+    report = check.rules(lambda x: x.sum() + lax.stop_gradient(f(x, 0.5)).sum(), (X,))
+    assert not report.wrong
+    assert "scaled.x: nobody differentiates by it here: not judged" in report.remarks
+    # Where nothing could be differentiated, whole rules are looked at.
+    assert check.rules(lambda x: jnp.argmax(f(x, 0.5)), (X,)).first == "scaled.x"
+
+
+def test_another_value_is_seen_whatever_is_asked():
+    @jax.custom_vjp
+    def f(x, gamma):
+        return gamma * x
+
+    f.defvjp(lambda x, gamma: (gamma * x + 1, gamma), lambda gamma, bar: (gamma * bar, None))
+    assert [leaf.name for leaf in check.rules(lambda x: f(x, 0.5).sum(), (X,)).wrong] == ["f (value)"]
+
+
+def test_what_is_asked_goes_round_a_loop_until_nothing_new_comes():
+    def f(x, y):
+        def step(_, c):
+            a, b, d = c
+            return jnp.sin(d), jnp.cos(a), jnp.tanh(b)  # what is in one is in another a step later
+
+        return lax.fori_loop(0, 5, step, (x, 1.0, 2.0))[0] + 0 * y
+
+    program = _walk.trace(f, 0.3, 0.4)
+    found = _asked.asked(program, [True, False])
+    inside = {s.eqn.primitive.name: found[s.place] for s in _walk.sites(program) if s.lengths}
+    assert all(inside[name].operands == [True] and inside[name].results == [True] for name in ("sin", "cos", "tanh"))
+    of_y = _asked.asked(program, [False, True])
+    assert all(not any(of_y[s.place].operands) for s in _walk.sites(program) if s.lengths)
+
+
+# Solvers
+
+
+def settled(way, tolerance=1e-6, blend=0.5):
+    """Where `y = blend·tanh(w y) + b` comes to rest, found by going on until little changes; its derivative is that of
+    the equation: (I − J)ᵀ u = ȳ, solved in a loop likewise."""
+
+    def step(y, w, b):
+        return blend * jnp.tanh(w @ y) + b
+
+    def rest(go, start):
+        def far(c):
+            return jnp.max(jnp.abs(c[0] - c[1])) > tolerance
+
+        return lax.while_loop(far, lambda c: (go(c[0]), c[0]), (go(start), start))[0]
+
+    @jax.custom_vjp
+    def settled(w, b, start):
+        return rest(lambda y: step(y, w, b), start)
+
+    def bwd(kept, bar):
+        y, w, b = kept
+        _, back = jax.vjp(step, y, w, b)
+        # The right one gathers every turn's share; the others forget the turns, or stop two turns in.
+        u = {
+            "right": lambda: rest(lambda u: bar + back(u)[0], bar),
+            "one turn": lambda: bar,
+            "three turns": lambda: bar + back(bar + back(bar + back(bar)[0])[0])[0],
+            "a little": lambda: rest(lambda u: bar + back(u)[0], bar) * (1 + 1e-4),
+        }[way]()
+        return *back(u)[1:], jnp.zeros_like(y)
+
+    def fwd(w, b, start):
+        y = settled(w, b, start)
+        return y, (y, w, b)
+
+    settled.defvjp(fwd, bwd)
+    return settled
+
+
+def weights(seed, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    w, b, start = rng.normal(size=(3, 3)) / 2, rng.normal(size=3), rng.normal(size=3)
+    return tuple(jnp.asarray(a, dtype) for a in (w, b, start))
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-10])
+def test_a_solver_is_right_within_its_tolerance(tolerance, seed):
+    """Its first guess, too, which is left of the iteration and not of the solution."""
+    f = settled("right", tolerance)
+    report = check.rules(lambda *args: f(*args).sum(), weights(seed))
+    report.raise_if_wrong()
+    assert any("a solver, right within its tolerance" in told for leaf in report for told in leaf.remarks)
+
+
+@pytest.mark.parametrize("way", ["one turn", "three turns", "a little"])
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
+def test_no_tolerance_excuses_a_wrong_one(way, tolerance):
+    f = settled(way, tolerance)
+    report = check.rules(lambda *args: f(*args).sum(), weights(0))
+    assert {leaf.name for leaf in report.wrong} >= {"settled.w", "settled.b"}
+
+
+def test_in_float32_too():
+    with jax.enable_x64(False):
+        for way, right in (("right", True), ("one turn", False)):
+            f = settled(way, 1e-4)
+            assert check.rules(lambda *args, f=f: f(*args).sum(), weights(0, np.float32)).ok == right
+
+
+def root(through):
+    """A root of `y² = a`, given both an equation and a way to solve it, as `lax.custom_root` is: its derivative is that
+    of the equation, none comes by the way."""
+
+    @jax.custom_jvp
+    def root(equation, way):
+        del equation  # it is the same number
+        return lax.fori_loop(0, 40, lambda _, y: (y + way / y) / 2, jnp.ones_like(way))
+
+    @root.defjvp
+    def root_jvp(primals, tangents):
+        y = root(*primals)
+        return y, through * tangents[0] / y
+
+    return root
+
+
+def test_one_array_that_comes_in_twice_is_judged_in_sum():
+    report = check.rules(lambda a: root(0.5)(a, a), (X,))
+    report.raise_if_wrong()
+    assert "right in sum" in report["root.way"].remarks[-1]
+    assert not check.rules(lambda a: root(0.6)(a, a), (X,)).ok
+    assert not check.rules(lambda a: root(0.5)(a, a + 0), (X,)).ok  # two arrays are two
+
+
+def test_branches_within_branches_are_run_once_each():
+    """Twice at every level would be 2¹² times."""
+
+    def nested(depth, x):
+        if not depth:
+            return jnp.sin(x)
+        return lax.cond(x > depth, lambda x: nested(depth - 1, x) * 2, lambda x: x, x)
+
+    program, seen = _walk.trace(lambda x: nested(12, x), 1.0), []
+
+    def visit(place, eqn, operands, given):
+        seen.append(place)
+        return _walk.plain(place, eqn, operands, given)
+
+    value = _walk.run(program, [1.0], visit)[0][0]
+    assert value == nested(12, 1.0)
+    assert len(seen) <= 100
