@@ -1,4 +1,4 @@
-"""Libraries that solve: linear systems, roots, differential equations, integrals, projections."""
+"""Libraries that solve: linear systems, roots, differential equations, projections, Krylov spaces."""
 
 import diffrax
 import equinox as eqx
@@ -7,7 +7,6 @@ import jaxopt
 import lineax
 import numpy as np
 import optimistix
-import quadax
 from jaxopt import projection
 from matfree import decomp
 
@@ -63,10 +62,6 @@ def _saved(y, k):
 
 
 _PENDULUM = normal((2,), (), scale=0.7)
-
-
-def _integral(method):
-    return lambda a, b: method(lambda x, a: jnp.exp(-a * x**2) * jnp.cos(x), jnp.stack([0.0 * b, b]), args=(a,))[0]
 
 
 def _ridge(solver):
@@ -141,10 +136,6 @@ def _scalar(low: float, high: float) -> Draw:
     return lambda rng: (jnp.asarray(rng.uniform(low, high)),)
 
 
-def _two_scalars(rng: np.random.Generator) -> tuple:
-    return jnp.asarray(rng.uniform(0.5, 1.5)), jnp.asarray(rng.uniform(0.7, 1.8))
-
-
 @eqx.filter_jit
 def _solve(a, b):
     return lineax.linear_solve(lineax.MatrixLinearOperator(a), b, lineax.AutoLinearSolver(well_posed=True)).value
@@ -166,17 +157,11 @@ ENTRIES = [
     Entry("diffrax", "diffeqsolve, backsolve", _diffeq(
         diffrax.BacksolveAdjoint(), diffrax.PIDController(rtol=1e-7, atol=1e-9)), _PENDULUM),
     Entry("diffrax", "diffeqsolve, saved at times", _saved, normal((2,), (), scale=0.7)),
-    Entry("quadax", "quadgk", _integral(quadax.quadgk), _two_scalars),
-    Entry("quadax", "quadcc", _integral(quadax.quadcc), _two_scalars),
-    Entry("quadax", "romberg", _integral(quadax.romberg), _two_scalars),
     Entry("jaxopt", "projection_simplex", projection.projection_simplex, normal((6,))),
     Entry("jaxopt", "projection_l1_ball", projection.projection_l1_ball, normal((6,))),
     Entry("jaxopt", "projection_sparse_simplex", lambda x: projection.projection_sparse_simplex(x, 3), normal((6,))),
     Entry("jaxopt", "projection_box_section", _box_section, lambda rng: (*normal((5,))(rng), jnp.asarray(1.3))),
-    Entry("jaxopt", "projection_transport", lambda a: projection.projection_transport(
-        a, (jnp.full(3, 1 / 3, a.dtype), jnp.full(4, 1 / 4, a.dtype)), ), normal((3, 4), scale=0.2)),
     Entry("jaxopt", "prox_lasso", jaxopt.prox.prox_lasso, normal((6,))),
-    Entry("jaxopt", "isotonic_l2_pav", jaxopt.isotonic.isotonic_l2_pav, normal((6,))),
     Entry("jaxopt", "FixedPointIteration", _steady, _well_posed),
     Entry("jaxopt", "GradientDescent, ridge", _ridge(
         lambda objective: jaxopt.GradientDescent(objective, tol=1e-6, maxiter=2000)), _ridge_data),

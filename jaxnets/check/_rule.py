@@ -21,7 +21,7 @@ from jaxnets.check._names import Given, frames_of, is_library
 from jaxnets.check._numeric import source
 from jaxnets.check._precision import double
 from jaxnets.check._reference import CANNOT, Reference
-from jaxnets.check._report import RIGHT, UNDECIDABLE, WRONG, Cause, Leaf
+from jaxnets.check._report import KINK, RIGHT, UNDECIDABLE, WRONG, Cause, Leaf
 from jaxnets.check._solver import Solver
 
 
@@ -50,6 +50,9 @@ def _rule_of(eqn: Any) -> str:
     return f"rule {name} ({os.path.basename(file)} line {line}), "
 
 
+_JUMPS = (
+    "undecidable: a loop that ends by its own judgement jumps here, and its steps have no slope to hold this against"
+)
 _STILL = "off in entries only that no argument moves here, by which nobody differentiates"
 
 
@@ -218,14 +221,15 @@ class Rule:
         whole = self.eqn.primitive.name == "shard_map"
         reference = Reference(self._scalar(removed=True), given, self.rule.name, autodiff=not whole)
         returned, remarks = run_by_hand(self._by_rule, given)
-        compared = self._excused(compare_all(reference, returned))
+        compared = self._excused(compare_all(reference, returned), bool(reference.kinks()[1]))
         told = tuple(dict.fromkeys(remarks + reference.notes))
         return [
             leaf._replace(source=self.where, remarks=(*leaf.remarks, *told)) for leaf in explain(compared, reference)
         ]
 
-    def _excused(self, compared: list[Compared]) -> list[Compared]:
-        """Without what is wrong of itself only: it is right in sum, right but for a tolerance, or of no use here."""
+    def _excused(self, compared: list[Compared], kinks_met: bool) -> list[Compared]:
+        """Without what is wrong of itself only: it is right in sum, right but for a tolerance, or of no use here. And a
+        loop that ends by its own judgement may jump: slopes from both sides that differ are no sign of a kink then."""
         changed = []
         for i, c in enumerate(compared):
             if c.verdict == WRONG and not self._is_asked(i):
@@ -236,6 +240,10 @@ class Rule:
                 c = c._replace(verdict=RIGHT, error=0.0, remarks=(told,))
             elif c.verdict == WRONG and (seen := self.solver.excuse(self._precise()[1], i)):
                 c = c._replace(verdict=RIGHT, error=seen.before, remarks=(str(seen),))
+            elif c.verdict == KINK and not kinks_met and self.solver.loops:
+                seen = self.solver.excuse(self._precise()[1], i)
+                verdict, told = (RIGHT, str(seen)) if seen else (UNDECIDABLE, _JUMPS)
+                c = c._replace(verdict=verdict, error=seen.before if seen else c.error, remarks=(told,))
             changed.append(c)
         return changed
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxnets.check import _walk
 from jaxnets.check._numeric import size_of, source
@@ -24,7 +25,9 @@ _SMALL = 1e-2  # what may be a tolerance, and
 _ROUNDING = 500  # how many roundings none is brought below
 _TURNS = 10_000  # of a loop that no longer comes to its end
 _FACTORS = (1.0, 2.0**6, 2.0**14, 2.0**24)
-_FADES = 1 / 4  # of a difference that tolerances make no more than this is left, and no more than
+# How much of a difference may be left of one that tolerances make, and how many times smaller it is then: the steps of
+# a descent along a line have a derivative that comes to rest late.
+_FADES = ((1e-6, 4), (3e-5, 8))
 _NEGLIGIBLE = 1e-6
 _NOTHING = 1e-14  # as much of the function's own size is no difference
 _LOOSE = (
@@ -38,6 +41,12 @@ class Excuse(NamedTuple):
     before: float
     after: float
     by_differences: bool = False
+
+    @property
+    def fades(self) -> bool:
+        """Whether the difference goes away, or is none to begin with."""
+        goes = any(self.after <= min(least, self.before / by) for least, by in _FADES)
+        return self.before <= _NOTHING or goes
 
     def __str__(self) -> str:
         if self.by_differences:
@@ -60,7 +69,7 @@ class _Tightened:
         return _walk.plain(place, eqn, operands, given)
 
     def constant(self, value, aval):
-        if np.shape(value) or isinstance(value, jax.core.Tracer) or not jnp.issubdtype(aval.dtype, jnp.floating):
+        if np.shape(value) or isinstance(value, Tracer) or not jnp.issubdtype(aval.dtype, jnp.floating):
             return value
         size = abs(float(value))
         if not self.least < size <= _SMALL:
@@ -102,7 +111,7 @@ class Solver:
             except CANNOT:  # not to be differentiated forward
                 seen = []
             worst = Excuse(max(e.before for e in seen), max(e.after for e in seen)) if seen else None
-            if worst and (worst.before <= _NOTHING or worst.after <= min(_NEGLIGIBLE, _FADES * worst.before)):
+            if worst and worst.fades:
                 return worst
             return self._by_differences(bars, i) if self.wide else None
 
