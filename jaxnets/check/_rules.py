@@ -33,7 +33,8 @@ def rules(
 
     Rules are found under `jit`, `scan`, `while`, `cond`, `vmap`, `remat`, `shard_map` and inside other rules. Each is
     held against autodiff of the function that it decorates, and tested for what JAX lets pass in silence. A rule that
-    is meant to be something else than the derivative is named in `allow`.
+    is meant to be something else than the derivative is named in `allow`. What `f` never differentiates by, such as a
+    constant operand, is told and not judged; a solver's rule is right within the solver's tolerance.
 
     >>> @jax.custom_vjp
     ... def square(x):
