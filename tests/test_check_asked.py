@@ -116,6 +116,25 @@ def test_a_rule_that_nobody_differentiates_is_told_and_no_alarm():
     assert check.rules(lambda x: jnp.argmax(f(x, 0.5)), (X,)).first == "scaled.x"
 
 
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_result_in_the_branch_that_is_not_taken(loop):
+    """As by the `where` of a function that has a hole: what stands in it is nobody's elsewhere. Times zero is another
+    matter: a head that begins at zero is no reason to pass a rule."""
+    f = scaled(by_x=2.5)
+
+    def chosen(x):
+        return jnp.where(x > 0, jnp.sin(x), f(x, 0.5) * 2).sum()
+
+    def called(x):
+        return lax.scan(lambda c, _: (chosen(x + 0 * c), None), 0.0, None, length=2)[0] if loop else chosen(x)
+
+    report = check.rules(called, (X,))
+    assert not report.wrong
+    assert "scaled.x: nobody differentiates by it here: not judged" in report.remarks
+    assert check.rules(called, (X - 1.1,)).first == "scaled.x"
+    assert check.rules(lambda x: (f(x, 0.5) * 0).sum(), (X,)).first == "scaled.x"
+
+
 def test_another_value_is_seen_whatever_is_asked():
     @jax.custom_vjp
     def f(x, gamma):

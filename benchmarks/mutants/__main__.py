@@ -6,6 +6,7 @@ Every mutant is checked once; every right function in each dtype, at both sizes,
 """
 
 import argparse
+import datetime
 import json
 import platform
 import sys
@@ -71,6 +72,7 @@ def summary(rows: list[dict[str, Any]], right: list[dict[str, Any]]) -> dict[str
     """The score, and everything that was not as it should be."""
     lines = [row for row in rows if row["located"] is not None]
     return {
+        "date": datetime.date.today().isoformat(),
         "versions": f"JAX {jax.__version__}, Python {platform.python_version()}, {jax.devices()[0].device_kind}",
         "mutants": len(rows),
         "functions": len({row["mutant"].split(":")[0] for row in rows}),

@@ -406,6 +406,8 @@ class _Leaf:
     def _own_precision_of(self, found: Compared) -> Compared:
         limit = max(found.limit, ROUNDINGS[self.kind] * self.eps * self.scale)
         judged = found.verdict in (RIGHT, KINK) and self.formula is not None and not self.reference.jumps
+        if judged and np.any(self._off(self.own, limit)):  # only now is it worth asking how much rounding may do
+            limit = max(limit, ROUNDINGS[self.kind] * self.eps * self.reference.noise[self.i])
         if judged and np.any(self._off(self.own, limit)):
             self.remarks.append(f"right in float64, wrong in {self.kind}")
             return self._compared(WRONG, self.own, limit, own_only=True)

@@ -1,13 +1,13 @@
-"""Which entries of a rule's operands move when the arguments do, at the values that are met.
+"""Which entries of a rule's operands move when the arguments do, and whether anything takes up what it gives.
 
-The first content of a loop's buffer is an operand like any other, and one entry of it may well come from an argument:
-which of them nobody differentiates by is seen entry by entry only. The program is run in forward mode, its rules taken
-out, along random directions.
+Both at the values that are met, and in forward mode, the program's rules taken out. The first content of a loop's
+buffer is an operand like any other, and one entry of it may well come from an argument: which of them nobody
+differentiates by is seen entry by entry only. And a result may stand in the branch of a `where` that is not taken.
 """
 
 import threading
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -25,10 +25,33 @@ _ALIKE = 1e-4  # values of two runs of one program, compiled differently
 
 
 class Moved:
-    """Tangents of the floating operands with which rules are entered."""
+    """What moves in a program at these values."""
 
-    def __init__(self, program: Any, values: Sequence[Any]):
-        self.runs = _run(program, values)
+    def __init__(self, program: Any, values: Sequence[Any], around: Callable[[], bool] = lambda: True):
+        self.program, self.values = program, values
+        self.around = around  # whether what it is part of is taken up itself
+
+    @cached_property
+    def runs(self) -> list[dict[_walk.Place, list[Any]]]:
+        """Values and tangents of the floating operands with which rules are entered, run by run."""
+        return _run(self.program, self.values)
+
+    def taken_up(self, place: _walk.Place) -> bool:
+        """Whether any result of the program could move with what the rule at this place gives: it is not behind a
+        choice that falls on something else. (What is multiplied by zero is taken up.)"""
+        values = jax.device_put([np.asarray(v) for v in self.values])
+
+        def f(lift):
+            out = _walk.run(self.program, values, _Lifted(place, lift))[0]
+            return [v for v in out if _walk.is_float(v)]
+
+        if not self.around():
+            return False
+        try:
+            moved = jax.jit(lambda t: jax.jvp(f, (t,), (t,))[1])(1.0)
+        except CANNOT:  # forward mode does not go through: it may be
+            return True
+        return not moved or any(bool(jnp.any(v != 0)) for v in moved)
 
     def at(self, place: _walk.Place, operands: Sequence[np.ndarray]) -> list[np.ndarray] | None:
         """How far each entry of each floating operand moves, where the rule is met with these; None if not known."""
@@ -105,6 +128,42 @@ class _Tangents:
                 met.append(tuple([np.array(v, np.float64) for v in side] for side in (primals, tangents)))
 
 
+class _Lifted:
+    """A visitor under which the results of one rule move, and everything moves that something in it moves."""
+
+    def __init__(self, place: _walk.Place, lift: Any):
+        self.place, self.lift = place, lift
+
+    def __call__(self, place, eqn, operands, given):
+        if eqn.primitive.name in _PASSED_ON:
+            return _walk.plain(place, eqn, operands, given)
+        out = _walk.bind(eqn, [jax.lax.stop_gradient(v) for v in operands])
+        floats = [v for v in operands if _walk.is_float(v)]
+        return [_moves_with(v, *floats) if floats and _walk.is_float(v) else v for v in out], None
+
+    def leaving(self, place, out):
+        if place != self.place:
+            return out
+        return [_moves_with(v, self.lift) if _walk.is_float(v) else v for v in out]
+
+
+# What gives a result's entries those of its operands, and nothing of an operand that it does not choose.
+_PASSED_ON = (
+    *(
+        "select_n",
+        "stop_gradient",
+        "reshape",
+        "broadcast_in_dim",
+        "transpose",
+        "squeeze",
+        "expand_dims",
+        "slice",
+        "rev",
+    ),
+    *("concatenate", "pad", "gather", "dynamic_slice", "convert_element_type", "copy", "name", "reduce_sum"),
+)
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _watched(keep, *x):
     return x
@@ -124,5 +183,5 @@ def _moves_with(x, *others):
 @_moves_with.defjvp
 def _moves_with_jvp(primals, tangents):
     x = primals[0]
-    total = sum(jnp.sum(jnp.abs(t)).astype(x.dtype) for t in tangents[1:])
-    return x, jnp.full_like(x, total)
+    sizes = [jnp.abs(t) if t.shape == x.shape else jnp.sum(jnp.abs(t)) for t in tangents[1:]]
+    return x, sum((s.astype(x.dtype) for s in sizes), jnp.zeros_like(x))

@@ -184,6 +184,9 @@ class Rule:
     def _of_whom_it_is_asked(self, leaves: list[Leaf]) -> list[Leaf]:
         """Without those that are not right of operands that nobody differentiates by, which are told apart."""
         names = {name for i, name in enumerate(self._names()) if not self._is_asked(i)}
+        doubtful = any(leaf.verdict in (WRONG, UNDECIDABLE) for leaf in leaves)
+        if doubtful and self.asked_at_all:
+            self.asked_at_all = self.rule.moved().taken_up(self.rule.place)
         others = [leaf for leaf in leaves if leaf.name in names] if self.asked_at_all else leaves
         self.unasked = {leaf.name for leaf in others if leaf.verdict in (WRONG, UNDECIDABLE)}
         return [leaf for leaf in leaves if leaf.name not in self.unasked]

@@ -158,8 +158,15 @@ class _Audit:
         self.unasked: set[str] = set()  # leaves by which nobody differentiates
         self.seen: set[tuple[Any, ...]] = set()
 
-    def function(self, f: Callable[..., Any], args: Sequence[Any], around: tuple[Any, ...] = ()) -> None:
-        """Test the rules that a function meets, for what it asks of them; `around` it are those whose rule it is."""
+    def function(
+        self,
+        f: Callable[..., Any],
+        args: Sequence[Any],
+        around: tuple[Any, ...] = (),
+        taken_up: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Test the rules that a function meets, for what it asks of them; `around` it are those whose rule it is, the
+        last of which may be `taken_up` or not."""
         leaves, structure = jax.tree.flatten(tuple(args))
         kinds = jax.Array | np.ndarray | float | np.generic
         arrays = [k for k, leaf in enumerate(leaves) if isinstance(leaf, kinds) and not is_key(leaf)]
@@ -173,7 +180,7 @@ class _Audit:
         values = [leaves[k] for k in arrays]
         program = _walk.trace(flat, *jax.device_put(values))
         self.unread += _walk.unread(program)
-        found = self._matched(program, flat, values)
+        found = self._matched(program, flat, values, taken_up)
         self.names |= {rule.name for rule in found}
         if not found:
             return
@@ -189,7 +196,7 @@ class _Audit:
             for sample in samples:
                 self._test(rule, sample, around)
 
-    def _matched(self, program, flat, values) -> list[Found]:
+    def _matched(self, program, flat, values, taken_up) -> list[Found]:
         """The rules of a program, each with the same rule of the program in float64, if there is one."""
         own = _rules_in(program)
         wide: list[Any] = []
@@ -204,8 +211,9 @@ class _Audit:
                     )
         if [name_of(eqn) for eqn in wide] != [name_of(s.eqn) for s in own]:
             wide = [None] * len(own)
+        wide = [b if b and len(a.eqn.invars) == len(b.invars) else None for a, b in zip(own, wide, strict=True)]
         of_each = asked(program, [True] * len(values))
-        of_entries = cache(lambda: Moved(program, values))
+        of_entries = cache(lambda: Moved(program, values, taken_up))
         return [
             Found(name_of(s.eqn), s.eqn, eqn, s.place, of_each[s.place], of_entries)
             for s, eqn in zip(own, wide, strict=True)
@@ -264,7 +272,7 @@ class _Audit:
         try:
             bars = one.cotangents(jax.eval_shape(one.ruled, *floats), 1)
             given = jax.device_put([floats[k] for k in asked_of])
-            self.function(backward, (given, jax.device_put(bars)), around)
+            self.function(backward, (given, jax.device_put(bars)), around, lambda: rule.moved().taken_up(rule.place))
         except RaisesError:
             pass
         except jax.errors.JAXTypeError as error:  # it has been judged itself; what it calls cannot be looked at

@@ -5,9 +5,10 @@ under `jit`, `remat` and in rules is run in place (so a `custom_vjp` or `custom_
 and autodiff through it is autodiff without the rule); `scan`, `cond` and `while` are rebuilt around what they hold.
 
 At every other equation a visitor may do something else than the equation says (and, if it has the methods, watch rules
-being entered, change constants and what a scan carries, and bound how often a `while` goes round). Every equation has a
-*place*: the numbers of the equations around it and its own. A visitor can be given an array for a place (inside a scan
-one row per step, outermost scan first) and can give one back; that is how probes go in and values come out.
+being entered and left, change constants and what a scan carries, and bound how often a `while` goes round). Every
+equation has a *place*: the numbers of the equations around it and its own. A visitor can be given an array for a place
+(inside a scan one row per step, outermost scan first) and can give one back; that is how probes go in and values come
+out.
 """
 
 import linecache
@@ -173,6 +174,8 @@ def _run(jaxpr, consts, args, visit, given, place):
                 visit.entering(here, eqn, operands)
             program, inside = opened(eqn.params[_INLINE[name]])
             out, got = _run(program, inside, operands, visit, given, here)
+            if name in RULES and hasattr(visit, "leaving"):
+                out = visit.leaving(here, out)
             handed |= got
         elif name in _LOOPS:
             out, got = _LOOPS[name](eqn, operands, visit, _below(given, here), here)
