@@ -30,7 +30,7 @@ def scaled(by_factor=True, by_x=2.0):
         x, gamma = kept
         return by_x * gamma * bar, jnp.sum(2 * x * bar).reshape(jnp.shape(gamma)) if by_factor else None
 
-    scaled.defvjp(lambda x, gamma: (scaled(x, gamma), (x, gamma)), bwd)
+    scaled.defvjp(lambda x, gamma: (2 * gamma * x, (x, gamma)), bwd)
     return scaled
 
 
@@ -59,6 +59,7 @@ def test_a_constant_by_which_nobody_differentiates():
             lambda x, g: lax.cond(x[0] > 0, lambda g: f(x, g).sum(), lambda g: g, g), (X, 0.5)
         ),
         "closed over, as parameters are": lambda f: check.rules(lambda: f(jnp.ones(1), X[:1]).sum(), ()),
+        "closed over, beside an argument": lambda f: check.rules(lambda x: f(x, X[:1]).sum(), (X,)),
         "of nothing at all": lambda f: check.rules(lambda: f(jnp.arange(3.0), 0.5).sum(), ()),
     }.items(),
     ids=lambda item: item[0],

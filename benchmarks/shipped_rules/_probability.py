@@ -58,7 +58,6 @@ ENTRIES = [
     Entry("numpyro", "util.log1mexp", numpyro_util.log1mexp, between((-3, -0.1))),
     Entry("numpyro", "util.logdiffexp", numpyro_util.logdiffexp, between((1, 2), (0, 0.9))),
     Entry("numpyro", "util.gammaincinv", numpyro_util.gammaincinv, between((0.5, 3), (0.1, 0.9))),
-    Entry("numpyro", "Beta.icdf", lambda p, a, b: dist.Beta(a, b).icdf(p), between((0.1, 0.9), (0.7, 3), (0.7, 3))),
     Entry("numpyro", "DoublyTruncatedPowerLaw.cdf", lambda x, a, low, high: dist.DoublyTruncatedPowerLaw(
         a, low, high).cdf(x), _within),
     Entry("numpyro", "DoublyTruncatedPowerLaw.icdf", lambda x, a, low, high: dist.DoublyTruncatedPowerLaw(

@@ -80,21 +80,24 @@ def _off(a, b):
 
 def _run(program, values):
     floats = [k for k, v in enumerate(values) if _walk.is_float(np.asarray(v))]
+    if not floats and not any(map(_is_parameter, _walk.opened(program)[1])):
+        return []
     watch = _Tangents()
 
-    def run(*floating):
+    def run(lift, *floating):
+        watch.lift = lift
         full = list(values)
         for k, v in zip(floats, floating, strict=True):
             full[k] = v
         return _walk.run(program, full, watch)[0]
 
-    x = tuple(jax.device_put(np.asarray(values[k])) for k in floats)
+    x = (jnp.ones(()), *jax.device_put([np.asarray(values[k]) for k in floats]))
     along = jax.jit(lambda x, d: jax.jvp(run, x, d)[1])
     rng, runs = source(31), []
     try:
         for _ in range(_DIRECTIONS):
             watch.met = {}
-            out = along(x, tuple(jax.device_put(rng.normal(size=v.shape).astype(v.dtype)) for v in x))
+            out = along(x, tuple(jax.device_put(np.asarray(rng.normal(size=v.shape), v.dtype)) for v in x))
             jax.block_until_ready(out)
             jax.effects_barrier()
             runs.append(watch.met)
@@ -103,10 +106,16 @@ def _run(program, values):
     return runs
 
 
+def _is_parameter(value):
+    """Whether a constant of a program is an array of JAX's, by which somebody may differentiate elsewhere."""
+    return isinstance(value, jax.Array) and value.ndim > 0 and _walk.is_float(value)
+
+
 class _Tangents:
-    """A visitor that looks at the tangents with which each rule is entered."""
+    """A visitor that looks at the tangents with which each rule is entered; parameters move like the arguments."""
 
     def __init__(self):
+        self.lift: Any = None
         self.met: dict[_walk.Place, list[Any]] = {}
         self.lock = threading.Lock()
 
@@ -117,6 +126,9 @@ class _Tangents:
         out = _walk.bind(eqn, [jax.lax.stop_gradient(v) for v in operands])
         floats = [v for v in operands if _walk.is_float(v)]
         return [_moves_with(v, *floats) if floats and _walk.is_float(v) else v for v in out], None
+
+    def constant(self, value, aval):
+        return _moves_with(value, self.lift) if _is_parameter(value) else value
 
     def entering(self, place, eqn, operands):
         _watched(partial(self._keep, place), *(v for v in operands if _walk.is_float(v)))
