@@ -43,10 +43,14 @@ class Moved:
 
         def f(lift):
             out = _walk.run(self.program, values, _Lifted(place, lift))[0]
-            return [v for v in out if _walk.is_float(v)]
+            return [v for v in out if _is_smooth(v)]
 
         if not self.around():
             return False
+        if not any(
+            s.place == place and s.eqn.primitive.name in _walk.RULES for s in _walk.sites(self.program, holders=True)
+        ):
+            return True  # it is no single rule
         try:
             moved = jax.jit(lambda t: jax.jvp(f, (t,), (t,))[1])(1.0)
         except CANNOT:  # forward mode does not go through: it may be
@@ -79,7 +83,7 @@ def _off(a, b):
 
 
 def _run(program, values):
-    floats = [k for k, v in enumerate(values) if _walk.is_float(np.asarray(v))]
+    floats = [k for k, v in enumerate(values) if _is_smooth(np.asarray(v))]
     if not floats and not any(map(_is_parameter, _walk.opened(program)[1])):
         return []
     watch = _Tangents()
@@ -97,7 +101,7 @@ def _run(program, values):
     try:
         for _ in range(_DIRECTIONS):
             watch.met = {}
-            out = along(x, tuple(jax.device_put(np.asarray(rng.normal(size=v.shape), v.dtype)) for v in x))
+            out = along(x, tuple(jax.device_put(_direction(v, rng)) for v in x))
             jax.block_until_ready(out)
             jax.effects_barrier()
             runs.append(watch.met)
@@ -106,9 +110,19 @@ def _run(program, values):
     return runs
 
 
+def _direction(v, rng):
+    drawn = rng.normal(size=v.shape)
+    return np.asarray(drawn + 1j * rng.normal(size=v.shape) if jnp.iscomplexobj(v) else drawn, v.dtype)
+
+
+def _is_smooth(v):
+    """Whether it is of numbers that have a derivative, complex ones too."""
+    return jnp.issubdtype(v.dtype, jnp.inexact)
+
+
 def _is_parameter(value):
     """Whether a constant of a program is an array of JAX's, by which somebody may differentiate elsewhere."""
-    return isinstance(value, jax.Array) and value.ndim > 0 and _walk.is_float(value)
+    return isinstance(value, jax.Array) and value.ndim > 0 and _is_smooth(value)
 
 
 class _Tangents:
@@ -124,8 +138,8 @@ class _Tangents:
             return _walk.plain(place, eqn, operands, given)
         # It has no derivative: whatever comes out may move if something that goes in does.
         out = _walk.bind(eqn, [jax.lax.stop_gradient(v) for v in operands])
-        floats = [v for v in operands if _walk.is_float(v)]
-        return [_moves_with(v, *floats) if floats and _walk.is_float(v) else v for v in out], None
+        smooth = [v for v in operands if _is_smooth(v)]
+        return [_moves_with(v, *smooth) if smooth and _is_smooth(v) else v for v in out], None
 
     def constant(self, value, aval):
         return _moves_with(value, self.lift) if _is_parameter(value) else value
@@ -150,13 +164,13 @@ class _Lifted:
         if eqn.primitive.name in _PASSED_ON:
             return _walk.plain(place, eqn, operands, given)
         out = _walk.bind(eqn, [jax.lax.stop_gradient(v) for v in operands])
-        floats = [v for v in operands if _walk.is_float(v)]
-        return [_moves_with(v, *floats) if floats and _walk.is_float(v) else v for v in out], None
+        smooth = [v for v in operands if _is_smooth(v)]
+        return [_moves_with(v, *smooth) if smooth and _is_smooth(v) else v for v in out], None
 
     def leaving(self, place, out):
         if place != self.place:
             return out
-        return [_moves_with(v, self.lift) if _walk.is_float(v) else v for v in out]
+        return [_moves_with(v, self.lift) if _is_smooth(v) else v for v in out]
 
 
 # What gives a result's entries those of its operands, and nothing of an operand that it does not choose.
