@@ -24,7 +24,7 @@ from benchmarks.shipped_rules._entry import Entry, rules_in
 ROOMS = ("_jax", "_nets", "_solvers", "_probability")
 # As they are installed, where that is another name than the one that is printed.
 VERSIONS = ("jax", "optax", "flax", "equinox", "lineax", "optimistix", "diffrax", "jaxopt", "matfree")
-VERSIONS += ("numpyro", "distrax", "ott-jax", "e3nn-jax", "tensorflow-probability")
+VERSIONS += ("numpyro", "distrax", "ott-jax", "e3nn-jax", "tfp-nightly")
 
 
 def entries() -> list[tuple[int, Entry, bool]]:
