@@ -39,7 +39,8 @@ jax.config.update("jax_traceback_in_locations_limit", 0)  # a tenth of the time 
 SLOW = {
     "test_rules.py::*-more]": "the rules at three more draws of numbers each: the programs are those of the first two",
     "test_mesh.py::*-more]": "nets on further numbers of devices, which is what others are tried on",
-    "test_check_asked.py::*tolerance*": "solvers at several tolerances; a quick test has one that halves an interval",
+    "test_check_asked.py::*within_its_tolerance*": "solvers at several tolerances; quick tests have a right one that "
+    "halves an interval, and wrong ones",
     "test_check_asked.py::test_in_float32_too": "the same solvers in float32",
     "test_check_random.py::*[[]more]": "a hundred random programs; the quick test draws six",
     "test_readme.py::test_example[[]as it stands]": "its example on all of its steps and epochs",

@@ -1,5 +1,7 @@
 """What a program asks of the rules in it, and rules of solvers, which are as exact as their tolerance."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from jax import lax
 
 from jaxnets import check
-from jaxnets.check import _asked, _walk
+from jaxnets.check import _flow, _walk
 
 X = jnp.array([1.0, 2.0, 0.5])
 
@@ -113,6 +115,7 @@ def test_a_rule_that_nobody_differentiates_is_told_and_no_alarm():
     report = check.rules(lambda x: x.sum() + lax.stop_gradient(f(x, 0.5)).sum(), (X,))
     assert not report.wrong
     assert "scaled.x: nobody differentiates by it here: not judged" in report.remarks
+    assert not any("no custom_vjp" in told for told in report.remarks)
     # Where nothing could be differentiated, whole rules are looked at.
     assert check.rules(lambda x: jnp.argmax(f(x, 0.5)), (X,)).first == "scaled.x"
 
@@ -153,23 +156,46 @@ def test_what_is_asked_goes_round_a_loop_until_nothing_new_comes():
 
         return lax.fori_loop(0, 5, step, (x, 1.0, 2.0))[0] + 0 * y
 
-    program = _walk.trace(f, 0.3, 0.4)
-    found = _asked.asked(program, [True, False])
-    inside = {s.eqn.primitive.name: found[s.place] for s in _walk.sites(program) if s.lengths}
+    by_x = _walk.trace(lambda x: f(x, 0.4), 0.3)
+    found = _flow.asked(by_x, [])
+    inside = {s.eqn.primitive.name: found[s.place] for s in _walk.sites(by_x) if s.lengths}
     assert all(inside[name].operands == [True] and inside[name].results == [True] for name in ("sin", "cos", "tanh"))
-    of_y = _asked.asked(program, [False, True])
-    assert all(not any(of_y[s.place].operands) for s in _walk.sites(program) if s.lengths)
+    by_y = _walk.trace(lambda y: f(0.3, y), 0.4)
+    of_y = _flow.asked(by_y, [])
+    assert all(not any(of_y[s.place].operands) for s in _walk.sites(by_y) if s.lengths)
+
+
+def test_a_tolerance_does_nothing_but_end_loops():
+    """Among small constants: one in the steps, one that steps adapt to, one that chooses a value, and three tolerances,
+    of which one is compared in the loop's body."""
+
+    def f(x):
+        def step(c):
+            y, change, _ = c
+            new = jnp.cos(y * 0.009) + jnp.where(change < 0.008, 0.007, x * 0.006) * 0.005 / (1 + change)
+            return new, jnp.abs(new - y), jnp.abs(new - y) > 0.004 * jnp.abs(y) + 0.003
+
+        def going(c):
+            return c[2] | (c[1] > 0.002)
+
+        return lax.while_loop(going, step, (x, x, True))[0]
+
+    program = _walk.trace(f, 0.3)
+    found = _flow.tolerances(program, lambda size: size < 0.01)
+    equations = {s.place: s.eqn for s in _walk.sites(program, holders=True)}
+    values = {round(float(equations[place].invars[k].val), 6) for place, k in found}
+    assert values == {0.004, 0.003, 0.002}
 
 
 # Solvers
 
 
-def settled(way, tolerance=1e-6, blend=0.5):
-    """Where `y = blend·tanh(w y) + b` comes to rest, found by going on until little changes; its derivative is that of
-    the equation: (I − J)ᵀ u = ȳ, solved in a loop likewise."""
+def settled(way, tolerance=1e-6):
+    """Where `y = tanh(w y) / 2 + b − y / 100` comes to rest, found by going on until little changes; its derivative is
+    that of the equation: (I − J)ᵀ u = ȳ, solved in a loop likewise."""
 
-    def step(y, w, b):
-        return blend * jnp.tanh(w @ y) + b
+    def step(y, w, b, damping=1e-2):
+        return jnp.tanh(w @ y) / 2 + b - damping * y
 
     def rest(go, start):
         def far(c):
@@ -183,10 +209,11 @@ def settled(way, tolerance=1e-6, blend=0.5):
 
     def bwd(kept, bar):
         y, w, b = kept
-        _, back = jax.vjp(step, y, w, b)
-        # The right one gathers every turn's share; the others forget the turns, or stop two turns in.
+        _, back = jax.vjp(partial(step, damping=0.0 if way == "a small constant" else 1e-2), y, w, b)
+        # The right one gathers every turn's share; the others forget the turns, stop two turns in, or forget a term.
         u = {
             "right": lambda: rest(lambda u: bar + back(u)[0], bar),
+            "a small constant": lambda: rest(lambda u: bar + back(u)[0], bar),
             "one turn": lambda: bar,
             "three turns": lambda: bar + back(bar + back(bar + back(bar)[0])[0])[0],
             "a little": lambda: rest(lambda u: bar + back(u)[0], bar) * (1 + 1e-4),
@@ -216,7 +243,9 @@ def test_a_solver_is_right_within_its_tolerance(tolerance):
     assert any("a solver, right within its tolerance" in told for leaf in report for told in leaf.remarks)
 
 
-@pytest.mark.parametrize(("way", "tolerance"), [("one turn", 1e-3), ("three turns", 1e-6), ("a little", 1e-3)])
+@pytest.mark.parametrize(
+    ("way", "tolerance"), [("one turn", 1e-3), ("three turns", 1e-6), ("a little", 1e-3), ("a small constant", 1e-6)]
+)
 def test_no_tolerance_excuses_a_wrong_one(way, tolerance):
     f = settled(way, tolerance)
     report = check.rules(lambda *args: f(*args).sum(), weights(0))
@@ -297,6 +326,23 @@ def root(through):
         return y, through * tangents[0] / y
 
     return root
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [jnp.cumsum, jnp.sort, lambda b: jnp.outer(jnp.ones(4), b) @ jnp.ones((4, 4))],
+    ids=["a running sum", "sorted", "a square matrix"],
+)
+def test_what_mixes_entries_moves_them_all(mix):
+    """One entry of four comes from an argument; what is made of them keeps their shape, and none is a constant."""
+
+    @jax.custom_vjp
+    def squared(x):
+        return x**2
+
+    squared.defvjp(lambda x: (x**2, x), lambda x, bar: (2 * x * bar * (jnp.arange(x.size).reshape(x.shape) == 0),))
+    report = check.rules(lambda x: squared(mix(jnp.concatenate([x[:1], jnp.zeros(3)]))).sum(), (X,))
+    assert report.first == "squared.x"
 
 
 def test_one_array_that_comes_in_twice_is_judged_in_sum():

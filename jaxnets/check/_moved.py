@@ -1,8 +1,10 @@
-"""Which entries of a rule's operands move when the arguments do, and whether anything takes up what it gives.
+"""Which entries of a rule's operands could move when the arguments do, and whether anything takes up what it gives.
 
-Both at the values that are met, and in forward mode, the program's rules taken out. The first content of a loop's
-buffer is an operand like any other, and one entry of it may well come from an argument: which of them nobody
-differentiates by is seen entry by entry only. And a result may stand in the branch of a `where` that is not taken.
+At the values that are met, and entry by entry: the first content of a loop's buffer is an operand like any other, of
+which one entry may well come from an argument; and a result may stand in the branch of a `where` that is not taken.
+The program is run in forward mode with its rules taken out, and with tangents that only spread: whatever goes into an
+equation moves all that comes out, except where entries are moved about or chosen. So what is multiplied by zero moves
+still.
 """
 
 import threading
@@ -13,67 +15,124 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.interpreters.ad import primitive_jvps  # which primitives have a derivative at all
 
 from jaxnets.check import _walk
-from jaxnets.check._numeric import source
 from jaxnets.check._reference import CANNOT
 
-_DIRECTIONS = 2
 _KEPT = 256  # of the times that a rule is met in a loop
 _ALIKE = 1e-4  # values of two runs of one program, compiled differently
+# What gives a result's entries those of its operands, and nothing of an operand that it does not choose.
+# fmt: off
+_PASSED_ON = {
+    "select_n", "stop_gradient", "reshape", "broadcast_in_dim", "transpose", "squeeze", "slice", "rev", "concatenate",
+    "pad", "gather", "dynamic_slice", "dynamic_update_slice", "scatter", "scatter-add", "convert_element_type", "copy",
+    "name", "reduce_sum",
+}
+# What makes each entry of those that stand at its place. Of any other equation each entry moves with all.
+_ENTRYWISE = {
+    "add", "add_any", "sub", "mul", "div", "neg", "sign", "abs", "max", "min", "clamp", "square", "sqrt", "rsqrt",
+    "cbrt", "integer_pow", "pow", "exp", "exp2", "expm1", "log", "log1p", "sin", "cos", "tan", "tanh", "sinh", "cosh",
+    "asin", "acos", "atan", "atan2", "logistic", "erf", "erfc", "erf_inv", "real", "imag", "conj",
+}
+# fmt: on
+
+
+def is_parameter(value: Any) -> bool:
+    """Whether a constant of a program is an array of JAX's: these are parameters as often as not, and somebody may
+    differentiate by them elsewhere. NumPy's are tables of coefficients."""
+    return isinstance(value, jax.Array) and value.ndim > 0 and _is_smooth(value)
 
 
 class Moved:
-    """What moves in a program at these values."""
+    """What moves in a program at these values; `around` says whether what it is part of is taken up itself."""
 
     def __init__(self, program: Any, values: Sequence[Any], around: Callable[[], bool] = lambda: True):
-        self.program, self.values = program, values
-        self.around = around  # whether what it is part of is taken up itself
-
-    @cached_property
-    def runs(self) -> list[dict[_walk.Place, list[Any]]]:
-        """Values and tangents of the floating operands with which rules are entered, run by run."""
-        return _run(self.program, self.values)
-
-    def taken_up(self, place: _walk.Place) -> bool:
-        """Whether any result of the program could move with what the rule at this place gives: it is not behind a
-        choice that falls on something else. (What is multiplied by zero is taken up.)"""
-        values = jax.device_put([np.asarray(v) for v in self.values])
-
-        def f(lift):
-            out = _walk.run(self.program, values, _Lifted(place, lift))[0]
-            return [v for v in out if _is_smooth(v)]
-
-        if not self.around():
-            return False
-        if not any(
-            s.place == place and s.eqn.primitive.name in _walk.RULES for s in _walk.sites(self.program, holders=True)
-        ):
-            return True  # it is no single rule
-        try:
-            moved = jax.jit(lambda t: jax.jvp(f, (t,), (t,))[1])(1.0)
-        except CANNOT:  # forward mode does not go through: it may be
-            return True
-        return not moved or any(bool(jnp.any(v != 0)) for v in moved)
+        self.program, self.around = program, around
+        self.values = [np.asarray(v) for v in values]
 
     def at(self, place: _walk.Place, operands: Sequence[np.ndarray]) -> list[np.ndarray] | None:
-        """How far each entry of each floating operand moves, where the rule is met with these; None if not known."""
+        """Which entries of each floating operand could move, where the rule is met with these; None if not known."""
         floats = [np.asarray(v, np.float64) for v in operands if _walk.is_float(v)]
-        found = [_nearest(run.get(place, []), floats) for run in self.runs]
-        if not found or any(tangents is None for tangents in found):
+        met = self._met.get(place, [])
+        nearest = min(met, key=lambda pair: _apart(pair[0], floats), default=None)
+        return nearest[1] if nearest is not None and _apart(nearest[0], floats) <= _ALIKE else None
+
+    def taken_up(self, place: _walk.Place) -> bool:
+        """Whether any result of the program could move with what the rule at this place gives."""
+        if not self.around():
+            return False
+        sites = _walk.sites(self.program, holders=True)
+        if not any(s.place == place and s.eqn.primitive.name in _walk.RULES for s in sites):
+            return True  # it is no single rule
+        moved = self._run(lambda lift: _Spread(lift, leaving=place))
+        return not moved or any(bool(jnp.any(v != 0)) for v in moved)
+
+    @cached_property
+    def _met(self) -> dict[_walk.Place, list[tuple[list[np.ndarray], list[np.ndarray]]]]:
+        """For each rule the times that it was met: its floating operands, and which of their entries move."""
+        if not any(map(_is_smooth, self.values)) and not any(map(is_parameter, _walk.opened(self.program)[1])):
+            return {}
+        met: dict[_walk.Place, list[Any]] = {}
+        lock = threading.Lock()
+
+        def keep(place, operands, tangents):
+            with lock:
+                times = met.setdefault(place, [])
+                if len(times) < _KEPT:
+                    times.append(([np.array(v, np.float64) for v in operands], [np.array(t) != 0 for t in tangents]))
+
+        return met if self._run(lambda lift: _Spread(lift, keep=keep)) is not None else {}
+
+    def _run(self, visitor):
+        """The tangents of what comes out; None where forward mode does not go through."""
+
+        def f(lift):
+            visit = visitor(lift)
+            out = _walk.run(self.program, [visit.argument(v) for v in jax.device_put(self.values)], visit)[0]
+            return [v for v in out if _is_smooth(v)]
+
+        try:
+            tangents = jax.block_until_ready(jax.jit(lambda lift: jax.jvp(f, (lift,), (lift,))[1])(1.0))
+        except CANNOT:
             return None
-        return [np.max([np.abs(t) for t in of_each], 0) for of_each in zip(*found, strict=True)]
+        jax.effects_barrier()
+        return tangents
 
 
-def _nearest(met, floats):
-    """The tangents of the time that the rule was met with these values."""
+class _Spread:
+    """A visitor under which whatever goes into an equation moves what comes out. What moves to begin with is the
+    arguments and parameters, if what rules are entered with is to be kept, or else what one rule gives."""
 
-    def off(primals):
-        return max((_off(a, b) for a, b in zip(primals, floats, strict=True)), default=0.0)
+    def __init__(self, lift: Any, keep: Callable[..., None] | None = None, leaving: _walk.Place | None = None):
+        self.lift, self.keep, self.place = lift, keep, leaving
 
-    best = min(met, key=lambda pair: off(pair[0]), default=None)
-    return best[1] if best is not None and off(best[0]) <= _ALIKE else None
+    def __call__(self, place, eqn, operands, given):
+        if eqn.primitive.name in _PASSED_ON:
+            return _walk.plain(place, eqn, operands, given)
+        out = _walk.bind(eqn, [jax.lax.stop_gradient(v) for v in operands])
+        smooth = [v for v in operands if _is_smooth(v)]
+        entrywise = eqn.primitive.name in _ENTRYWISE
+        return [_moves_with(entrywise, v, *smooth) if smooth and _is_smooth(v) else v for v in out], None
+
+    def argument(self, value):
+        return _moves_with(False, value, self.lift) if self.keep and _is_smooth(value) else value
+
+    def constant(self, value):
+        return self.argument(value) if is_parameter(value) else value
+
+    def entering(self, place, eqn, operands):
+        if self.keep:
+            _watched(partial(self.keep, place), *(v for v in operands if _walk.is_float(v)))
+
+    def leaving(self, place, out):
+        if place != self.place:
+            return out
+        return [_moves_with(False, v, self.lift) if _is_smooth(v) else v for v in out]
+
+
+def _apart(one, other):
+    """How far from each other the operands of two times are, relative to the largest entry."""
+    return max((_off(a, b) for a, b in zip(one, other, strict=True)), default=0.0)
 
 
 def _off(a, b):
@@ -82,112 +141,9 @@ def _off(a, b):
     return float(np.max(np.where(same, 0, np.abs(a - b)), initial=0)) / largest
 
 
-def _run(program, values):
-    floats = [k for k, v in enumerate(values) if _is_smooth(np.asarray(v))]
-    if not floats and not any(map(_is_parameter, _walk.opened(program)[1])):
-        return []
-    watch = _Tangents()
-
-    def run(lift, *floating):
-        watch.lift = lift
-        full = list(values)
-        for k, v in zip(floats, floating, strict=True):
-            full[k] = v
-        return _walk.run(program, full, watch)[0]
-
-    x = (jnp.ones(()), *jax.device_put([np.asarray(values[k]) for k in floats]))
-    along = jax.jit(lambda x, d: jax.jvp(run, x, d)[1])
-    rng, runs = source(31), []
-    try:
-        for _ in range(_DIRECTIONS):
-            watch.met = {}
-            out = along(x, tuple(jax.device_put(_direction(v, rng)) for v in x))
-            jax.block_until_ready(out)
-            jax.effects_barrier()
-            runs.append(watch.met)
-    except CANNOT:  # forward mode does not go through
-        return []
-    return runs
-
-
-def _direction(v, rng):
-    drawn = rng.normal(size=v.shape)
-    return np.asarray(drawn + 1j * rng.normal(size=v.shape) if jnp.iscomplexobj(v) else drawn, v.dtype)
-
-
 def _is_smooth(v):
     """Whether it is of numbers that have a derivative, complex ones too."""
-    return jnp.issubdtype(v.dtype, jnp.inexact)
-
-
-def _is_parameter(value):
-    """Whether a constant of a program is an array of JAX's, by which somebody may differentiate elsewhere."""
-    return isinstance(value, jax.Array) and value.ndim > 0 and _is_smooth(value)
-
-
-class _Tangents:
-    """A visitor that looks at the tangents with which each rule is entered; parameters move like the arguments."""
-
-    def __init__(self):
-        self.lift: Any = None
-        self.met: dict[_walk.Place, list[Any]] = {}
-        self.lock = threading.Lock()
-
-    def __call__(self, place, eqn, operands, given):
-        if eqn.primitive in primitive_jvps:
-            return _walk.plain(place, eqn, operands, given)
-        # It has no derivative: whatever comes out may move if something that goes in does.
-        out = _walk.bind(eqn, [jax.lax.stop_gradient(v) for v in operands])
-        smooth = [v for v in operands if _is_smooth(v)]
-        return [_moves_with(v, *smooth) if smooth and _is_smooth(v) else v for v in out], None
-
-    def constant(self, value, aval):
-        return _moves_with(value, self.lift) if _is_parameter(value) else value
-
-    def entering(self, place, eqn, operands):
-        _watched(partial(self._keep, place), *(v for v in operands if _walk.is_float(v)))
-
-    def _keep(self, place, primals, tangents):
-        with self.lock:
-            met = self.met.setdefault(place, [])
-            if len(met) < _KEPT:
-                met.append(tuple([np.array(v, np.float64) for v in side] for side in (primals, tangents)))
-
-
-class _Lifted:
-    """A visitor under which the results of one rule move, and everything moves that something in it moves."""
-
-    def __init__(self, place: _walk.Place, lift: Any):
-        self.place, self.lift = place, lift
-
-    def __call__(self, place, eqn, operands, given):
-        if eqn.primitive.name in _PASSED_ON:
-            return _walk.plain(place, eqn, operands, given)
-        out = _walk.bind(eqn, [jax.lax.stop_gradient(v) for v in operands])
-        smooth = [v for v in operands if _is_smooth(v)]
-        return [_moves_with(v, *smooth) if smooth and _is_smooth(v) else v for v in out], None
-
-    def leaving(self, place, out):
-        if place != self.place:
-            return out
-        return [_moves_with(v, self.lift) if _is_smooth(v) else v for v in out]
-
-
-# What gives a result's entries those of its operands, and nothing of an operand that it does not choose.
-_PASSED_ON = (
-    *(
-        "select_n",
-        "stop_gradient",
-        "reshape",
-        "broadcast_in_dim",
-        "transpose",
-        "squeeze",
-        "expand_dims",
-        "slice",
-        "rev",
-    ),
-    *("concatenate", "pad", "gather", "dynamic_slice", "convert_element_type", "copy", "name", "reduce_sum"),
-)
+    return jnp.issubdtype(getattr(v, "dtype", int), jnp.inexact)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -201,13 +157,13 @@ def _watched_jvp(keep, primals, tangents):
     return primals, tangents
 
 
-@jax.custom_jvp
-def _moves_with(x, *others):
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _moves_with(entrywise, x, *others):
     return x
 
 
 @_moves_with.defjvp
-def _moves_with_jvp(primals, tangents):
+def _moves_with_jvp(entrywise, primals, tangents):
     x = primals[0]
-    sizes = [jnp.abs(t) if t.shape == x.shape else jnp.sum(jnp.abs(t)) for t in tangents[1:]]
+    sizes = [jnp.abs(t) if entrywise and t.shape == x.shape else jnp.sum(jnp.abs(t)) for t in tangents[1:]]
     return x, sum((s.astype(x.dtype) for s in sizes), jnp.zeros_like(x))

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -12,17 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.check import _walk
-from jaxnets.check._asked import Asked
 from jaxnets.check._compare import Compared, compare_all
 from jaxnets.check._compiled import quickly
+from jaxnets.check._flow import Asked
 from jaxnets.check._gradient import explain, run_by_hand
 from jaxnets.check._moved import Moved
-from jaxnets.check._names import Given, frames_of, is_library
+from jaxnets.check._names import Given, is_library
 from jaxnets.check._numeric import source
 from jaxnets.check._precision import double
 from jaxnets.check._reference import CANNOT, Reference
-from jaxnets.check._report import KINK, RIGHT, UNDECIDABLE, WRONG, Cause, Leaf
+from jaxnets.check._report import KINK, RIGHT, UNDECIDABLE, WRONG, Leaf
 from jaxnets.check._solver import Solver
+from jaxnets.check._traps import RaisesError, Traps, eps_of
 
 
 class Found(NamedTuple):
@@ -56,27 +57,11 @@ _JUMPS = (
 _STILL = "off in entries only that no argument moves here, by which nobody differentiates"
 
 
-class RaisesError(Exception):
-    """A rule that does not let itself be differentiated."""
-
-    def __init__(self, error: BaseException | str):
-        self.meant, where = True, ""
-        if isinstance(error, BaseException):
-            frame = next(frames_of(error), None)
-            refuses = isinstance(error, NotImplementedError) or (frame and (frame.line or "").startswith("raise"))
-            about_form = str(error).startswith(("Custom VJP", "Custom JVP"))
-            self.meant = bool(refuses or (frame is None and not about_form))
-            where = f" at {os.path.basename(frame.filename)} line {frame.lineno}" if frame and not about_form else ""
-            name = "" if refuses or about_form else f"{type(error).__name__}{where}: "
-            error = f"raises when differentiated: {name}{_first_line(error)}"
-        super().__init__(error)
-
-
 class Rule:
     """One rule at one set of values, as a function of its floating operands."""
 
     def __init__(self, rule: Found, sample: list[np.ndarray]):
-        self.rule, self.sample, self.eqn = rule, sample, rule.eqn
+        self.rule, self.sample, self.eqn, self.name = rule, sample, rule.eqn, rule.name
         fixed = rule.eqn.params.get("num_consts", 0)  # what the function closes over: JAX gives it no derivative
         # Operands, complex ones as two: their numbers, and which part it is.
         self.at = [(k, part) for k, v in enumerate(sample) if k >= fixed for part in _parts(v.dtype)]
@@ -183,7 +168,7 @@ class Rule:
 
     def _of_whom_it_is_asked(self, leaves: list[Leaf]) -> list[Leaf]:
         """Without those that are not right of operands that nobody differentiates by, which are told apart."""
-        names = {name for i, name in enumerate(self._names()) if not self._is_asked(i)}
+        names = {name for i, name in enumerate(self._names()) if not self.is_asked(i)}
         doubtful = any(leaf.verdict in (WRONG, UNDECIDABLE) for leaf in leaves)
         if doubtful and self.asked_at_all:
             self.asked_at_all = self.rule.moved().taken_up(self.rule.place)
@@ -191,7 +176,7 @@ class Rule:
         self.unasked = {leaf.name for leaf in others if leaf.verdict in (WRONG, UNDECIDABLE)}
         return [leaf for leaf in leaves if leaf.name not in self.unasked]
 
-    def _is_asked(self, i: int) -> bool:
+    def is_asked(self, i: int) -> bool:
         return self.asked_at_all and self.rule.asked.operands[self.at[i][0]]
 
     def _judged(self, plain: Sequence[Any]) -> list[Leaf]:
@@ -201,7 +186,7 @@ class Rule:
         if all(leaf.verdict == RIGHT for leaf in leaves) and not self._right_for_another():
             self.seed = 1
             leaves = self._derivative(given)
-        return self._traps(leaves, plain)
+        return Traps(self).found(leaves, plain)
 
     def _right_for_another(self) -> bool:
         """Whether another cotangent has the right adjoints too, as far as a glance shows."""
@@ -235,16 +220,16 @@ class Rule:
         loop that ends by its own judgement may jump: slopes from both sides that differ are no sign of a kink then."""
         changed = []
         for i, c in enumerate(compared):
-            if c.verdict == WRONG and not self._is_asked(i):
+            if c.verdict == WRONG and not self.is_asked(i):
                 c = c._replace(verdict=UNDECIDABLE)  # and left out in the end
             elif c.verdict == WRONG and self._stands_still(c, i):
                 c = c._replace(verdict=RIGHT, error=0.0, remarks=(_STILL,))
             elif c.verdict == WRONG and (told := self._in_sum(compared, i)):
                 c = c._replace(verdict=RIGHT, error=0.0, remarks=(told,))
-            elif c.verdict == WRONG and (seen := self.solver.excuse(self._precise()[1], i)):
+            elif c.verdict == WRONG and (seen := self.solver.excuse(self.precise()[1], i)):
                 c = c._replace(verdict=RIGHT, error=seen.before, remarks=(str(seen),))
             elif c.verdict == KINK and not kinks_met and self.solver.loops:
-                seen = self.solver.excuse(self._precise()[1], i)
+                seen = self.solver.excuse(self.precise()[1], i)
                 verdict, told = (RIGHT, str(seen)) if seen else (UNDECIDABLE, _JUMPS)
                 c = c._replace(verdict=verdict, error=seen.before if seen else c.error, remarks=(told,))
             changed.append(c)
@@ -267,13 +252,13 @@ class Rule:
         k, part = self.at[i]
         if c.got is None or c.want is None or part:
             return False
-        of_operands = self.rule.moved().at(self.rule.place, self.sample)
-        if of_operands is None:
+        moves = self.rule.moved().at(self.rule.place, self.sample)
+        if moves is None:
             return False
-        still = of_operands[sum(_walk.is_float(v) for v in self.sample[:k])] == 0
+        still = ~moves[sum(_walk.is_float(v) for v in self.sample[:k])]
         return bool(np.all(np.isfinite(c.got) & (still | (np.abs(c.got - c.want) <= c.limit))))
 
-    def _precise(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def precise(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Operands and cotangents as precise as the rule can take them."""
         wide = self.rule.wide is not None
         with double() if wide else contextlib.nullcontext():
@@ -283,7 +268,7 @@ class Rule:
     @cached_property
     def solver(self) -> Solver:
         """The rule as one of a solver, which is asked what its loops tolerate."""
-        return Solver(self.plain, self.pull, *self._precise())
+        return Solver(self.plain, self.pull, *self.precise())
 
     def _names(self) -> list[str]:
         return [f"{self.rule.name}.{name}" for name in self._argument_names()]
@@ -301,138 +286,6 @@ class Rule:
             named = [f"args[{k}]" for k, _ in self.at]
         return [f"{name}.{part}" if part else name for name, (_, part) in zip(named, self.at, strict=True)]
 
-    # What JAX lets pass in silence
-
-    def _traps(self, leaves: list[Leaf], plain: Sequence[Any]) -> list[Leaf]:
-        """What is seen with two cotangents, not with one alone."""
-        try:
-            first = self._traps_at(leaves, plain, 3)
-            if first == leaves:
-                return leaves
-            second = {leaf.name: leaf for leaf in self._traps_at(leaves, plain, 5)}
-        except Exception as error:  # it went well for other cotangents
-            raised = RaisesError(error)
-            if not raised.meant:
-                raise raised from error
-            self.remarks.append(f"{self.rule.name}: for other cotangents it {raised}")
-            return leaves
-        before = {leaf.name: leaf for leaf in leaves}
-        seen = [leaf if second.get(leaf.name) != before.get(leaf.name) else before.get(leaf.name) for leaf in first]
-        return [leaf for leaf in seen if leaf is not None]
-
-    def _traps_at(self, leaves: list[Leaf], plain: Sequence[Any], seed: int) -> list[Leaf]:
-        floats = self.floats()
-        out, pull = jax.vjp(self.ruled, *jax.device_put(floats))
-        bars = self.cotangents(out, seed)
-        once = pull(jax.device_put(bars))
-        leaves = [self._dtype(leaf, v, g) for leaf, v, g in zip(leaves, floats, once, strict=True)]
-        eps = _eps([*floats, *once])
-        linear = self._linear(leaves, partial(self.pulled, floats), bars, 300 * eps)
-        unlike = self._unlike(floats, bars, out, once, plain, 1000 * _eps(floats))
-        if (linear != leaves or unlike) and self.solver.loops:  # what a loop tolerates is no fault
-            floats, bars = self._precise()
-            exact = self._linear(leaves, self.solver.pull, bars, self.solver.room)
-            linear = [a if b != c else c for a, b, c in zip(linear, exact, leaves, strict=True)]
-            with self.solver.precision():
-                out, pull = jax.vjp(self.ruled, *jax.device_put(floats))
-                once = pull(jax.device_put(bars))
-                exact = self._unlike(floats, bars, out, once, quickly(self.plain)(*floats), self.solver.room)
-            unlike = [leaf for leaf in unlike if leaf.name in {e.name for e in exact}]
-        return linear + unlike
-
-    def _unlike(self, floats, bars, out, once, plain: Sequence[Any], room: float) -> list[Leaf]:
-        """Where the rule gives another value than the function, or something else once it is transformed."""
-        return [
-            *self._value(out, plain, room),
-            *self._same_under("jit", lambda: self.pulled(floats, bars), once, room),
-            *self._same_under("vmap", lambda: self._mapped(floats, bars), once, room),
-        ]
-
-    def _dtype(self, leaf: Leaf, value, g) -> Leaf:
-        if g.dtype == value.dtype or leaf.verdict == WRONG:
-            return leaf
-        cause = Cause(
-            "shape", f"the gradient has dtype {g.dtype}, its input {value.dtype}: JAX does not convert it", 0.0
-        )
-        return leaf._replace(verdict=WRONG, causes=(cause, *leaf.causes))
-
-    def _linear(self, leaves, pull, bars, room) -> list[Leaf]:
-        def times(factor):
-            return [(factor * b.astype(np.float64)).astype(b.dtype) for b in bars]
-
-        once, zero, thrice, back = (pull(times(factor)) for factor in (1, 0, 3, -1))
-        other = pull(self.cotangents(bars, 4))
-        narrow = any(b.dtype == jnp.float16 for b in [*bars, *once])
-        far = 16.0 if narrow else 2.0**14  # a rule may cut off what is large, or what is small
-        large, small = ([np.asarray(g, np.float64) / s for g in pull(times(s))] for s in (far, 1 / far))
-        changed = []
-        for leaf, z, g, t, m, o, big, little in zip(leaves, zero, once, thrice, back, other, large, small, strict=True):
-            z, g, t, m, o = (np.asarray(a, np.float64) for a in (z, g, t, m, o))
-            size = float(np.max(np.abs(g[np.isfinite(g)]), initial=0))
-            off = room * (size or 1.0)
-            cause = None
-            if size and np.array_equal(g, o) and np.array_equal(g, t):
-                cause = Cause(
-                    "factor", "the incoming cotangent is ignored: right for grad of a scalar, wrong in a graph", 0.0
-                )
-            elif any(bool(np.any(np.abs(d) > off)) for d in (t - 3 * g, m + g, z, big - g, little - g)):
-                cause = Cause(
-                    "constant" if np.any(np.abs(z) > off) else "factor", "not linear in the incoming cotangent", 0.0
-                )
-            if cause is not None:
-                leaf = leaf._replace(verdict=WRONG, causes=(cause, *leaf.causes))
-            changed.append(leaf)
-        return changed
-
-    def _value(self, out, plain, room) -> list[Leaf]:
-        worst, at = 0.0, None
-        for o, p, yes in zip(out, plain, self.through, strict=True):
-            if not yes:
-                continue
-            o, p = np.asarray(o, np.float64), np.asarray(p, np.float64)
-            both = np.isfinite(o) | np.isfinite(p)
-            scale = float(np.max(np.abs(p[np.isfinite(p)]), initial=0)) or 1.0
-            off = np.where(both, np.where(np.isfinite(o - p), np.abs(o - p), np.inf), 0) / scale
-            if off.size and off.max() > worst:
-                worst, at = float(off.max()), tuple(int(i) for i in np.unravel_index(off.argmax(), off.shape))
-        eps = _eps(self.floats())
-        if worst <= room:
-            return []
-        cause = Cause(
-            "place",
-            "the forward rule returns another value than the function: value_and_grad differs from the call",
-            0.0,
-        )
-        return [Leaf(f"{self.rule.name} (value)", WRONG, worst, worst / eps, at, (cause,), source=self.where)]
-
-    def _mapped(self, floats, bars):
-        two = [np.stack([f, f]) for f in floats]
-        bars = [np.stack([b, b]) for b in bars]
-        mapped = jax.vmap(lambda a, b: jax.vjp(self.ruled, *a)[1](b))
-        return [np.asarray(g)[1] for g in quickly(mapped)(two, bars)]
-
-    def _same_under(self, what, run, once, room) -> list[Leaf]:
-        if self.eqn.primitive.name == "shard_map":
-            return []
-        try:
-            got = run()
-        except Exception:  # not every rule can be mapped; that is no error in its derivative
-            return []
-        worst = 0.0
-        for i, (g, o) in enumerate(zip(got, once, strict=True)):
-            if self.asked_at_all and not self._is_asked(i):
-                continue
-            g, o = np.asarray(g, np.float64), np.asarray(o, np.float64)
-            scale = float(np.max(np.abs(o[np.isfinite(o)]), initial=0)) or 1.0
-            same = np.isnan(g) & np.isnan(o)
-            off = np.where(same, 0, np.abs(g - o))
-            worst = max(worst, float(np.max(np.where(np.isnan(off), np.inf, off), initial=0)) / scale)
-        eps = _eps(self.floats())
-        if worst <= room:
-            return []
-        cause = Cause("place", f"the rule gives something else under {what}", 0.0)
-        return [Leaf(f"{self.rule.name} (under {what})", WRONG, worst, worst / eps, None, (cause,), source=self.where)]
-
 
 def _parts(dtype: Any) -> tuple[str, ...]:
     """The real numbers that a number of this dtype is of."""
@@ -442,15 +295,6 @@ def _parts(dtype: Any) -> tuple[str, ...]:
 
 
 def _close(got: Any, want: Any) -> bool:
-    eps = _eps([got, want])
+    eps = eps_of([got, want])
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     return bool(np.all(np.abs(got - want) <= 1e3 * eps * np.max(np.abs(want), initial=0)))
-
-
-def _eps(values: Sequence[Any]) -> float:
-    floats = [v for v in values if jnp.issubdtype(v.dtype, jnp.floating)]
-    return max((float(jnp.finfo(v.dtype).eps) for v in floats), default=float(np.finfo(np.float64).eps))
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

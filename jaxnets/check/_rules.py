@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.check import _walk
-from jaxnets.check._asked import asked
+from jaxnets.check._flow import asked
 from jaxnets.check._gradient import drawn
-from jaxnets.check._moved import Moved
+from jaxnets.check._moved import Moved, is_parameter
 from jaxnets.check._names import call, frames_of, fresh, is_key
 from jaxnets.check._precision import as_float64, double
 from jaxnets.check._progress import progress
 from jaxnets.check._report import KINK, RIGHT, UNDECIDABLE, WRONG, Cause, Leaf, Report
-from jaxnets.check._rule import Found, RaisesError, Rule
+from jaxnets.check._rule import Found, Rule
+from jaxnets.check._traps import RaisesError
 
 _SAMPLES = 3  # of the values that a rule meets in a loop
 _DEPTH = 3  # rules within rules
@@ -61,7 +62,7 @@ def rules(
     remarks = list(dict.fromkeys(audit.remarks)) + [
         f"{name}: nobody differentiates by it here: not judged" for name in unasked
     ]
-    if not leaves and not audit.not_met and not audit.unread:
+    if not audit.names and not audit.not_met and not audit.unread:
         remarks.append("no custom_vjp or custom_jvp rule was met")
     if unknown := set(allow) - audit.names:
         remarks.append(f"allow names {', '.join(sorted(unknown))}, which is no rule that was found")
@@ -212,7 +213,7 @@ class _Audit:
         if [name_of(eqn) for eqn in wide] != [name_of(s.eqn) for s in own]:
             wide = [None] * len(own)
         wide = [b if b and len(a.eqn.invars) == len(b.invars) else None for a, b in zip(own, wide, strict=True)]
-        of_each = asked(program, [True] * len(values))
+        of_each = asked(program, [is_parameter(c) for c in _walk.opened(program)[1]])
         of_entries = cache(lambda: Moved(program, values, taken_up))
         return [
             Found(name_of(s.eqn), s.eqn, eqn, s.place, of_each[s.place], of_entries)

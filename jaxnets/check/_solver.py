@@ -1,9 +1,10 @@
 """Rules of solvers: a derivative of the solution, held against an iteration that stops short of it.
 
 Where a loop ends once its error is small enough, the derivative of its steps and that of what they lead to differ by
-about as much as the loop tolerates; so does a rule that solves an equation in a loop of its own. Which constant is a
-tolerance a program does not say. But if all small constants are made smaller, on both sides, the difference goes away
-where a tolerance made it, and stays where the rule is wrong.
+about as much as the loop tolerates; so does a rule that solves an equation in a loop of its own. A tolerance is a small
+constant that does nothing but end loops. If these are made smaller on both sides, a difference that they made goes
+away, and one that a wrong rule made stays. Where that says nothing (the steps have no derivative, or adapt to the
+tolerance), differences of what the function gives decide.
 """
 
 import contextlib
@@ -14,9 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from jaxnets.check import _walk
+from jaxnets.check._flow import Tolerance, tolerances
 from jaxnets.check._numeric import size_of, source
 from jaxnets.check._precision import double
 from jaxnets.check._reference import CANNOT
@@ -29,10 +30,9 @@ _FACTORS = (1.0, 2.0**6, 2.0**14, 2.0**24)
 # a descent along a line have a derivative that comes to rest late.
 _FADES = ((1e-6, 4), (3e-5, 8))
 _NEGLIGIBLE = 1e-6
-_NOTHING = 1e-14  # as much of the function's own size is no difference
-_LOOSE = (
-    1e-5  # how far from linear a loop may still be, relative to the gradient: small cotangents are near what is left
-)
+_NOTHING = 1e-25  # as much of the function's own size is no difference
+# How far from linear a loop may still be, relative to the gradient: small cotangents are near what is left.
+_LOOSE = 1e-5
 
 
 class Excuse(NamedTuple):
@@ -58,23 +58,21 @@ class Excuse(NamedTuple):
 
 
 class _Tightened:
-    """A visitor under which small constants are smaller by a factor."""
+    """A visitor under which these tolerances are smaller by a factor."""
 
     most = _TURNS
 
-    def __init__(self, factor: Any, least: float):
-        self.factor, self.least = factor, least
+    def __init__(self, which: set[Tolerance], factor: Any, least: float):
+        self.which, self.factor, self.least = which, factor, least
 
     def __call__(self, place, eqn, operands, given):
         return _walk.plain(place, eqn, operands, given)
 
-    def constant(self, value, aval):
-        if np.shape(value) or isinstance(value, Tracer) or not jnp.issubdtype(aval.dtype, jnp.floating):
+    def literal(self, place, k, value):
+        if (place, k) not in self.which:
             return value
-        size = abs(float(value))
-        if not self.least < size <= _SMALL:
-            return value
-        return (np.sign(float(value)) * jnp.maximum(size / self.factor, self.least)).astype(aval.dtype)
+        size = jnp.maximum(abs(float(value)) / self.factor, self.least)
+        return (np.sign(float(value)) * size).astype(value.dtype)
 
 
 class Solver:
@@ -87,6 +85,9 @@ class Solver:
             self.ruled = _walk.trace(pulled, floats, bars)
             self.function = _walk.trace(plain, *floats)
         self.least = _ROUNDING * max(float(jnp.finfo(v.dtype).eps) for v in floats)
+        self.of_rule, self.of_function = (
+            tolerances(p, lambda size: self.least < size <= _SMALL) for p in (self.ruled, self.function)
+        )
         self.sides = jax.jit(self._sides)
         self.value = jax.jit(self._value)
         self.back = jax.jit(self._back)
@@ -108,11 +109,11 @@ class Solver:
         with self.precision():
             try:
                 seen = [self._along(bars, i, direction) for direction in self._directions(i)]
+                worst = Excuse(max(e.before for e in seen), max(e.after for e in seen))
+                if worst.fades:
+                    return worst
             except CANNOT:  # not to be differentiated forward
-                seen = []
-            worst = Excuse(max(e.before for e in seen), max(e.after for e in seen)) if seen else None
-            if worst and worst.fades:
-                return worst
+                pass
             return self._by_differences(bars, i) if self.wide else None
 
     def pull(self, bars: list[np.ndarray]) -> list[Any]:
@@ -170,7 +171,7 @@ class Solver:
 
     def _sides(self, floats, bars, directions, factor):
         """What the rule and what the function give along directions; the size of the first; the function's own."""
-        visit = _Tightened(factor, self.least)
+        visit = _Tightened(self.of_function, factor, self.least)
         out, along = jax.jvp(lambda x: _walk.run(self.function, x, visit)[0], (floats,), (directions,))
         came = self._back(floats, bars, factor)
         want = sum(_sum(b, m) for b, m in zip(bars, along, strict=True))
@@ -180,10 +181,10 @@ class Solver:
         return got, want, size, natural
 
     def _back(self, floats, bars, factor):
-        return _walk.run(self.ruled, [*floats, *bars], _Tightened(factor, self.least))[0]
+        return _walk.run(self.ruled, [*floats, *bars], _Tightened(self.of_rule, factor, self.least))[0]
 
     def _value(self, floats, bars):
-        out = _walk.run(self.function, list(floats), _Tightened(_FACTORS[-1], self.least))[0]
+        out = _walk.run(self.function, list(floats), _Tightened(self.of_function, _FACTORS[-1], self.least))[0]
         return sum(_sum(b, o) for b, o in zip(bars, out, strict=True))
 
 

@@ -157,17 +157,17 @@ def run(closed: Any, args: list[Any], visit: Visit = plain, given: dict[Place, A
 
 
 def _run(jaxpr, consts, args, visit, given, place):
-    constant = getattr(visit, "constant", lambda value, aval: value)
-    consts = [constant(value, v.aval) for v, value in zip(jaxpr.constvars, consts, strict=True)]
-    values = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(zip(jaxpr.invars, args, strict=True))
+    constant = getattr(visit, "constant", lambda value: value)
+    literal = getattr(visit, "literal", lambda place, k, value: value)
+    values = dict(zip(jaxpr.constvars, map(constant, consts), strict=True)) | dict(zip(jaxpr.invars, args, strict=True))
     handed: dict[Place, Any] = {}
 
     def read(v):
-        return constant(v.val, v.aval) if isinstance(v, Literal) else values[v]
+        return v.val if isinstance(v, Literal) else values[v]
 
     for i, eqn in enumerate(jaxpr.eqns):
         here = (*place, i)
-        operands = [read(v) for v in eqn.invars]
+        operands = [literal(here, k, v.val) if isinstance(v, Literal) else values[v] for k, v in enumerate(eqn.invars)]
         name = eqn.primitive.name
         if name in _INLINE:
             if name in RULES and hasattr(visit, "entering"):
