@@ -1,10 +1,15 @@
 """What every room computes with: products summed in float32 or wider, rows picked by number, device axes."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+# What the nets compute with. Called as it is, as in a notebook, it is one program, compiled once for each size; in a
+# `jit` of the caller's it is as if it stood there.
+compiled = partial(jax.jit, inline=True)
 
 
 def wide(dtype: Any) -> Any:

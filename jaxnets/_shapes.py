@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxnets._arrays import reached, wide
+
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 HALVES = ("bfloat16", "float16")
 LARGEST = 2**31 - 1
@@ -27,15 +29,20 @@ class Call:
         self.dtype: Any = None
         self.dtype_from = ""
 
-    def fail(self, error: type[Exception], name: str, expected: str, came: Any, remedy: str = "") -> NoReturn:
-        raise error(f"{self.where}: {name} must be {expected}; got {came}.{remedy and ' ' + remedy}")
+    def fail(
+        self, error: type[Exception], name: str, expected: str, came: Any, remedy: str = "", cause: Any = None
+    ) -> NoReturn:
+        raise error(f"{self.where}: {name} must be {expected}; got {came}.{remedy and ' ' + remedy}") from cause
 
     # Arrays: dtype and shape.
 
     def floats(self, name: str, value: Any, *shapes: str) -> jax.Array:
-        """An array that shares its floating dtype with the call's others and fits one of `shapes`."""
+        """An array that shares its floating dtype with the call's others and fits one of `shapes`; Python's own numbers
+        take that dtype."""
         a = self.array(name, value)
         self._floating(name, a)
+        if self.dtype is not None and _pythons(value):
+            a = _converted(a, self.dtype)
         if self.dtype is None:
             self.dtype, self.dtype_from = a.dtype, name
         elif a.dtype != self.dtype:
@@ -50,12 +57,7 @@ class Call:
         if not jnp.issubdtype(a.dtype, jnp.integer):
             self.fail(TypeError, name, "of an integer dtype", a.dtype, "Convert it with .astype(jnp.int32).")
         self._fit(name, a, shapes)
-        if a.dtype.itemsize >= 4:
-            return a
-        if not _concrete(a):
-            return a.astype(jnp.int32)
-        with jax.ensure_compile_time_eval():
-            return a.astype(jnp.int32)
+        return a if a.dtype.itemsize >= 4 else _converted(a, jnp.int32)
 
     def targets(self, name: str, value: Any, *shapes: str) -> jax.Array:
         """Targets of the logistic head or weights: integers and booleans serve, and with half-precision
@@ -65,7 +67,7 @@ class Call:
             return self._fit(name, a, shapes)
         self._floating(name, a)
         if a.dtype != self.dtype and self.dtype.name not in HALVES:
-            return self.floats(name, a, *shapes)  # refuses, and names both dtypes
+            return self.floats(name, value, *shapes)  # refuses, and names both dtypes, or takes what is Python's
         return self._fit(name, a, shapes)
 
     def optional(self, name: str, value: Any, *shapes: str) -> jax.Array | None:
@@ -75,25 +77,56 @@ class Call:
         """`value` as a JAX array: a concrete one stays concrete inside `jit`, so that its values can be checked."""
         if isinstance(value, jax.Array):
             return value
+        leaves = jax.tree.leaves(value)
+        if any(isinstance(leaf, np.ma.MaskedArray) for leaf in leaves):
+            remedy = "Hand over .filled(…), and the mask as weights or lengths where there are such."
+            self.fail(TypeError, name, "an array without a mask, which would be lost", "a masked array", remedy)
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
+            return jnp.asarray(value)
         try:
-            if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
-                return jnp.asarray(value)
             numbers = np.asarray(value)
-            with jax.ensure_compile_time_eval():
-                a = jax.device_put(numbers)  # `jnp.asarray` compiles a program for each shape
-        except (TypeError, ValueError) as err:
-            came = _kind(value) + (f" of dtype {value.dtype}" if isinstance(value, np.ndarray) else "")
-            raise TypeError(f"{self.where}: {name} must be an array of numbers; got {came}.") from err
-        if jnp.issubdtype(a.dtype, jnp.integer) and (changed := numbers != np.asarray(a)).any():
-            remedy = 'Or switch 64 bits on with jax.config.update("jax_enable_x64", True).'
-            self.fail(ValueError, name, "within 32 bits", numbers[tuple(_first(changed))], remedy)
-        return a
+        except ValueError as err:  # lists of unequal length
+            self._no_numbers(name, value, err)
+        if (
+            numbers.dtype != np.bool_
+            and not np.issubdtype(numbers.dtype, np.number)
+            and numbers.dtype.name not in FLOATS
+        ):
+            self._no_numbers(name, value)
+        if not numbers.dtype.isnative:
+            remedy = 'Convert it with .astype(a.dtype.newbyteorder("=")).'
+            self.fail(TypeError, name, "in the byte order of this machine", numbers.dtype, remedy)
+        numbers = self._narrowed(name, numbers)
+        with jax.ensure_compile_time_eval():
+            return jax.device_put(numbers)  # `jnp.asarray` compiles a program for each shape
+
+    def _no_numbers(self, name: str, value: Any, cause: Exception | None = None) -> NoReturn:
+        came = _kind(value) + (f" of dtype {value.dtype}" if isinstance(value, np.ndarray) else "")
+        self.fail(TypeError, name, "an array of numbers", came, cause=cause)
+
+    def _narrowed(self, name: str, numbers: np.ndarray) -> np.ndarray:
+        """In 32 bits, where JAX has no more; refused where they do not come through."""
+        with np.errstate(over="ignore"):
+            came = numbers.astype(jax.dtypes.canonicalize_dtype(numbers.dtype), copy=False)
+        if came.dtype != numbers.dtype:
+            whole = np.issubdtype(came.dtype, np.integer)
+            lost = numbers != came if whole else np.isfinite(numbers) & ~np.isfinite(came)
+            if lost.any():
+                remedy = 'Or switch 64 bits on with jax.config.update("jax_enable_x64", True).'
+                self.fail(ValueError, name, "within 32 bits", numbers[tuple(_first(lost))], remedy)
+        return came
+
+    def axes(self, name: str, value: Any) -> int:
+        """How many axes it has."""
+        return value.ndim if isinstance(value, jax.Array | np.ndarray) else self.array(name, value).ndim
 
     def arrays(self, name: str, value: Any, like: str = "", count: int = 0) -> tuple[Any, ...]:
         """A tuple (or list) of arrays; of `count` of them where another argument, `like`, says so."""
         expected = f"a tuple of {count} arrays, as {like} is" if count else "a tuple of arrays"
-        if not isinstance(value, tuple | list) or not value:
+        if not isinstance(value, tuple | list):
             self.fail(TypeError, name, expected, _kind(value))
+        if not value:
+            self.fail(ValueError, name, f"{expected}, at least one", f"an empty {_kind(value)}")
         if count and len(value) != count:
             self.fail(ValueError, name, expected, f"a {_kind(value)} of {len(value)}")
         return tuple(value)
@@ -142,6 +175,17 @@ class Call:
                 return
         at = _first(bad)
         self.fail(ValueError, name, f"within {low} … {high} ({what})", f"{np.asarray(a)[tuple(at)]} at {at}")
+
+    def adds_up(self, name: str, a: jax.Array, valid: Any = None) -> None:
+        """Refuses weights whose sum, or what is multiplied by it, overflows or vanishes."""
+        if not _concrete(a) or not _concrete(valid):
+            return
+        kind = jnp.finfo(wide(a.dtype))
+        total = float(np.sum(np.asarray(a, np.float64), where=True if valid is None else np.asarray(valid)))
+        least, most = float(kind.tiny) ** 0.5, float(kind.max) ** 0.5
+        if total and not least <= total <= most:
+            expected = f"of a sum within {least:.0e} … {most:.0e}, or 0"
+            self.fail(ValueError, name, expected, f"{total:.3g}", "Scale them: a mean does not depend on their size.")
 
     # Options.
 
@@ -199,16 +243,17 @@ class Call:
         return d
 
     def key(self, key: Any) -> jax.Array:
-        """One key of `jax.random`, of the new style or the old."""
+        """One key of `jax.random`, of the new style, or of the old as JAX's default generator has it."""
         typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        old = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.shape == _OLD_KEY
-        if not (typed and key.ndim == 0) and not old:
+        old = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32
+        try:
+            one: Any = key if typed else jax.random.wrap_key_data(jnp.asarray(key)) if old else None
+        except (TypeError, ValueError):
+            one = None
+        if one is None or one.ndim:
             came = f"{type(key).__name__} {getattr(key, 'shape', key)!r}"
             self.fail(TypeError, "key", "one key of jax.random", came, "Make one with jax.random.key(0).")
-        return jnp.asarray(key)
-
-
-_OLD_KEY = (2,)  # of threefry, JAX's default
+        return one
 
 
 # One program for each shape; op by op they would be several, and a first call in a notebook waits for each.
@@ -233,10 +278,23 @@ def _outside(a: jax.Array, low: Any, high: Any, valid: Any) -> tuple[jax.Array, 
 
 
 def valid_steps(lengths: jax.Array | None, steps: int) -> Any:
-    """Which steps the concrete `lengths` reach, `[B, T]`: for checking values; None where nothing is known."""
+    """Which steps `lengths` reach, `[B, T]`, for checking values; None where all are read. Concrete if `lengths` is."""
     if lengths is None or not _concrete(lengths):
-        return lengths
+        return lengths if lengths is None else reached(lengths, steps)
     return np.arange(steps) < np.asarray(lengths)[..., None]
+
+
+def _pythons(value: Any) -> bool:
+    """Whether it is a number of Python's, or lists of such, which have no dtype of their own."""
+    leaves = jax.tree.leaves(value)
+    return bool(leaves) and all(type(leaf) in (float, int, bool) for leaf in leaves)
+
+
+def _converted(a: jax.Array, dtype: Any) -> jax.Array:
+    if not _concrete(a):
+        return a.astype(dtype)
+    with jax.ensure_compile_time_eval():
+        return a.astype(dtype)
 
 
 def _concrete(a: Any) -> bool:

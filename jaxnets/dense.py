@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxnets import heads
-from jaxnets._arrays import dot, normal, on_same_axes, wide
+from jaxnets._arrays import compiled, dot, normal, on_same_axes, wide
 from jaxnets._shapes import Call
 
 
@@ -52,7 +52,11 @@ def init(key: Any, sizes: Any = (784, 128, 10), *, bias: bool = True, dtype: Any
 
 def reference(params: Params, x: Any) -> jax.Array:
     """The forward pass as the page writes it, without a rule; same call as `forward`."""
-    params, x = _check(Call("dense.reference"), params, x)
+    return _reference(*_check(Call("dense.reference"), params, x))
+
+
+@compiled
+def _reference(params: Params, x: jax.Array) -> jax.Array:
     sums_wide = wide(x.dtype)
     a = x.astype(sums_wide)
     for layer, W in enumerate(params.W, 1):
@@ -94,7 +98,7 @@ def _layers_bwd(saved, delta):
     return delta.astype(x.dtype), tuple(W_bar), None if b is None else tuple(b_bar)
 
 
-_layers.defvjp(_layers_fwd, _layers_bwd)
+_layers.defvjp(compiled(_layers_fwd), compiled(_layers_bwd))
 
 
 def layers(x: Any, W: Any, b: Any = None) -> jax.Array:
@@ -133,11 +137,13 @@ def predict(params: Params, x: Any) -> jax.Array:
     return heads._probabilities(_logits(params, x), params.W[-1].shape[1] == 1).astype(x.dtype)
 
 
+@compiled
 def _sums(x: jax.Array, W: tuple[jax.Array, ...], b: tuple[jax.Array, ...] | None) -> jax.Array:
     batch = x.shape[:-1]
     return _layers(*on_same_axes(x.reshape(-1, x.shape[-1]), W, b)).reshape(*batch, W[-1].shape[1])
 
 
+@compiled
 def _logits(params: Params, x: jax.Array) -> jax.Array:
     return _squeeze(params, _sums(x, params.W, params.b))
 

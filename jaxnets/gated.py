@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxnets import heads
-from jaxnets._arrays import dot, normal, on_same_axes, wide
+from jaxnets._arrays import compiled, dot, normal, on_same_axes, wide
 from jaxnets._shapes import Call
 
 
@@ -66,7 +66,11 @@ def init(key: Any, x: int, eta: int, hidden: int, *, bias: bool = True, dtype: A
 
 def reference(params: Params, x: Any, eta: Any) -> jax.Array:
     """The forward pass as the page writes it, without a rule; same call as `forward`."""
-    params, x, eta = _check(Call("gated.reference"), params, x, eta)
+    return _reference(*_check(Call("gated.reference"), params, x, eta))
+
+
+@compiled
+def _reference(params: Params, x: jax.Array, eta: jax.Array) -> jax.Array:
     W, U, v, r, c = jax.tree.map(lambda p: p.astype(wide(p.dtype)), params)
     x_wide, eta_wide = x.astype(W.dtype), eta.astype(W.dtype)
     z = checkpoint_name(x_wide @ W, "z")
@@ -87,8 +91,8 @@ def _logit(fold: bool, x: Any, eta: Any, W: Any, U: Any, v: Any, r: Any, c: Any)
 
 
 def _logit_fwd(fold, x, eta, W, U, v, r, c):
-    """x [B, a], eta [B, b] -> z_y [B], wide. Saves z and s, in the dtype of x, and makes h, their product, again;
-    folded it saves M alone."""
+    """x [B, a], eta [B, b] -> z_y [B], wide. Saves z and s, in the dtype of x (float16 would overflow where these sums
+    do not: wide), and makes h, their product, again; folded it saves M alone."""
     h_v, kept = _folded(x, eta, W, U, v) if fold else _in_full(x, eta, W, U, v)
     z_y = h_v + dot(x, r)  # (G2)
     if c is not None:
@@ -100,7 +104,8 @@ def _in_full(x, eta, W, U, v):
     z = dot(x, W)  # (G1)
     s = dot(eta, U)  # (G1)
     h = z * s  # (G1)
-    return dot(h, v), (z.astype(x.dtype), s.astype(x.dtype))  # (G2)
+    kept = z.dtype if x.dtype == jnp.float16 else x.dtype
+    return dot(h, v), (z.astype(kept), s.astype(kept))  # (G2)
 
 
 def _folded(x, eta, W, U, v):
@@ -142,7 +147,7 @@ def _folded_bwd(x, eta, W, U, v, kept, z_y_bar):
     return by_row * dot(eta, M.T), by_row * dot(x, M), W_bar, U_bar, v_bar  # (G7)
 
 
-_logit.defvjp(_logit_fwd, _logit_bwd)
+_logit.defvjp(compiled(_logit_fwd, static_argnums=0), compiled(_logit_bwd, static_argnums=0))
 
 
 def logit(x: Any, eta: Any, W: Any, U: Any, v: Any, r: Any, c: Any = None) -> jax.Array:
@@ -173,9 +178,10 @@ def loss(params: Params, x: Any, eta: Any, y: Any, *, weights: Any = None, reduc
 def predict(params: Params, x: Any, eta: Any) -> jax.Array:
     """Probabilities `[B]` of target 1."""
     params, x, eta = _check(Call("gated.predict"), params, x, eta)
-    return heads._probabilities(_logits(params, x, eta), one_output=True).astype(x.dtype)
+    return heads._probabilities(_logits(params, x, eta), True).astype(x.dtype)
 
 
+@compiled
 def _logits(params: Params, x: jax.Array, eta: jax.Array) -> jax.Array:
     x_rows, eta_rows = x.reshape(-1, x.shape[-1]), eta.reshape(-1, eta.shape[-1])
     fold = _folds(x_rows.shape[0], x_rows.shape[1], eta_rows.shape[1], params.v.shape[0])

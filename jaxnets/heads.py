@@ -19,12 +19,13 @@ that has overflowed counts as the largest finite number. A target or class out o
 Reference: C. M. Bishop, Pattern Recognition and Machine Learning (2006), sections 4.3.2 and 4.3.4.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnets._arrays import dot, on_same_axes, wide
+from jaxnets._arrays import compiled, dot, on_same_axes, wide
 from jaxnets._shapes import Call
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -36,13 +37,18 @@ REDUCTIONS = ("mean", "sum", "none")
 def reference_logistic(h: Any, v: Any, c: Any, t: Any, *, weights: Any = None, reduction: str = "mean") -> jax.Array:
     """`logistic` as the page writes it; autodiff goes through this one."""
     h, v, c, t, weights = _check_logistic("reference_logistic", h, v, c, t, weights, reduction)
-    return _reference_loss(_reference_logits(h, v, c), t, weights, reduction)
+    return _reference_head(h, v, c, t, weights, reduction)
 
 
 def reference_softmax(h: Any, V: Any, c: Any, k: Any, *, weights: Any = None, reduction: str = "mean") -> jax.Array:
     """`softmax` as the page writes it; autodiff goes through this one."""
     h, V, c, k, weights = _check_softmax("reference_softmax", h, V, c, k, weights, reduction)
-    return _reference_loss(_reference_logits(h, V, c), k, weights, reduction)
+    return _reference_head(h, V, c, k, weights, reduction)
+
+
+@partial(compiled, static_argnums=5)
+def _reference_head(h: jax.Array, V: jax.Array, c: Any, y: jax.Array, weights: Any, reduction: str) -> jax.Array:
+    return _reference_loss(_reference_logits(h, V, c), y, weights, reduction)
 
 
 def _reference_logits(h: jax.Array, V: jax.Array, c: jax.Array | None) -> jax.Array:
@@ -55,13 +61,15 @@ def _reference_logits(h: jax.Array, V: jax.Array, c: jax.Array | None) -> jax.Ar
 def reference_loss(z: Any, y: Any, *, weights: Any = None, reduction: str = "mean") -> jax.Array:
     """(H2, H5) of logits, in plain `jnp` without a rule: logistic where `z` has the axes of `y`, else softmax."""
     call = Call("heads.reference_loss")
-    z, y = call.array("z", z), call.array("y", y)
-    batch, softmax = _batch_axes(y.ndim), z.ndim == y.ndim + 1
+    batch, softmax = _batch_axes(call.axes("y", y)), call.axes("z", z) == call.axes("y", y) + 1
     z = call.floats("z", z, f"{batch} C" if softmax else batch)
+    if softmax and z.shape[-1] == 1:
+        call.fail(ValueError, "z", "of two classes at least", list(z.shape), "One output is logistic: give z[..., 0].")
     y, weights = _check_targets(call, "y", y, z.shape[-1] if softmax else None, (batch,), weights, reduction)
     return _reference_loss(z, y, weights, reduction)
 
 
+@partial(compiled, static_argnums=3)
 def _reference_loss(z: jax.Array, y: jax.Array, weights: Any, reduction: str) -> jax.Array:
     z = z.astype(wide(z.dtype))
     y, weights, scored = _split_mask(y, weights, None)
@@ -102,7 +110,7 @@ def _affine_adjoints(saved, z_bar):
     return h_bar, V_bar, c_bar
 
 
-_affine.defvjp(_affine_fwd, _affine_bwd)
+_affine.defvjp(compiled(_affine_fwd), compiled(_affine_bwd))
 
 
 def _logits(h: jax.Array, V: jax.Array, c: jax.Array | None) -> jax.Array:
@@ -125,9 +133,20 @@ def _logistic(a: jax.Array, t: jax.Array) -> jax.Array:
 def _logistic_fwd(a, t):
     """a, t -> ℓ, all of one shape. Saves both: y costs less to compute again than to keep."""
     a = _finite(a)
-    above = jnp.maximum(a, 0)
-    loss = (above - t * a) + jnp.log1p(jnp.exp(-jnp.abs(a)))  # (H2), softplus written so that nothing cancels
-    return loss, (a, t)
+    return _logistic_loss(a, t), (a, t)
+
+
+@jax.custom_jvp
+def _logistic_loss(a, t):
+    """(H2), with softplus written so that nothing cancels."""
+    return (jnp.maximum(a, 0) - t * a) + jnp.log1p(jnp.exp(-jnp.abs(a)))
+
+
+@_logistic_loss.defjvp
+def _logistic_loss_jvp(primals, tangents):
+    """For second derivatives: at a = 0 maximum and absolute value have none that fit together, their sum has."""
+    (a, t), (a_dot, t_dot) = primals, tangents
+    return _logistic_loss(a, t), (jax.nn.sigmoid(a) - t) * a_dot - a * t_dot  # (H3)
 
 
 def _logistic_bwd(saved, loss_bar):
@@ -137,7 +156,7 @@ def _logistic_bwd(saved, loss_bar):
     return a_bar, t_bar
 
 
-_logistic.defvjp(_logistic_fwd, _logistic_bwd)
+_logistic.defvjp(compiled(_logistic_fwd), compiled(_logistic_bwd))
 
 
 # The softmax loss.
@@ -167,7 +186,7 @@ def _softmax_bwd(saved, loss_bar):
     return z_bar, None
 
 
-_softmax.defvjp(_softmax_fwd, _softmax_bwd)
+_softmax.defvjp(compiled(_softmax_fwd), compiled(_softmax_bwd))
 
 
 def _one_hot(k: jax.Array, z: jax.Array) -> jax.Array:
@@ -211,7 +230,8 @@ def logistic(h: Any, v: Any, c: Any, t: Any, *, weights: Any = None, reduction: 
       weights: `[…]` as `t`. Booleans are a mask: what is False is never read and counts for nothing. Numbers
         multiply each loss.
       reduction: `"mean"` (over what is scored: the sum of weighted losses over the sum of weights, 0 where that is
-        0), `"sum"`, or `"none"` for a loss per example.
+        0; the sum of weights is no further from 1 than its dtype can square), `"sum"`, or `"none"` for a loss per
+        example.
 
     Returns:
       The loss, float32 or wider. Its gradients with respect to `h`, `v`, `c` are H3 and H4 by hand.
@@ -236,6 +256,7 @@ def softmax(h: Any, V: Any, c: Any, k: Any, *, weights: Any = None, reduction: s
 # What the nets share: unchecked, because they check under their own callers' names.
 
 
+@partial(compiled, static_argnums=5)
 def _loss(h: jax.Array, V: jax.Array, c: jax.Array | None, y: jax.Array, weights: Any, reduction: str) -> jax.Array:
     """The head's loss: `V` a vector, logistic, else softmax."""
     if weights is not None and weights.dtype == jnp.bool_:  # what the caller masks may be anything
@@ -243,6 +264,7 @@ def _loss(h: jax.Array, V: jax.Array, c: jax.Array | None, y: jax.Array, weights
     return _loss_of_logits(_logits(h, V, c), y, weights, reduction)
 
 
+@partial(compiled, static_argnums=3)
 def _loss_of_logits(z: jax.Array, y: jax.Array, weights: Any, reduction: str) -> jax.Array:
     """The loss of wide logits: logistic where they have the axes of `y`, else softmax."""
     y, weights, scored = _split_mask(y, weights, None)
@@ -260,6 +282,7 @@ def _probability(t: jax.Array, like: jax.Array) -> jax.Array:
     return jnp.where((t >= 0) & (t <= 1), t, jnp.nan)
 
 
+@partial(compiled, static_argnums=1)
 def _probabilities(z: jax.Array, one_output: bool) -> jax.Array:
     """(H1, H5): y = σ(a), or ŷ = softmax(z) over the last axis."""
     z = _finite(z)
@@ -278,11 +301,10 @@ def _split_mask(y: jax.Array, weights: Any, scored: Any) -> tuple[jax.Array, Any
 
 def _reduce(losses: jax.Array, weights: Any, scored: Any, reduction: str) -> jax.Array:
     """Losses weighted and reduced; a mean over nothing is 0, so that an all-padded batch moves nothing."""
-    if scored is not None:
-        losses = jnp.where(scored, losses, 0)
-    share = jnp.ones_like(losses) if scored is None else scored.astype(losses.dtype)
+    share = jnp.ones_like(losses) if weights is None else weights.astype(losses.dtype)
+    if scored is not None:  # what is not scored may be anything
+        losses, share = jnp.where(scored, losses, 0), jnp.where(scored, share, 0)
     if weights is not None:
-        share = share * weights.astype(losses.dtype)
         losses = losses * share
     if reduction == "none":
         return losses
@@ -294,17 +316,17 @@ def _reduce(losses: jax.Array, weights: Any, scored: Any, reduction: str) -> jax
 
 def _check_logistic(name: str, h: Any, v: Any, c: Any, t: Any, weights: Any, reduction: str) -> tuple[Any, ...]:
     call = Call(f"heads.{name}")
-    h, batch = _check_hidden(call, h)
     v, c = call.floats("v", v, "H"), call.optional("c", c, "")
+    h, batch = _check_hidden(call, h)
     t, weights = _check_targets(call, "t", t, None, (batch,), weights, reduction)
     return h, v, c, t, weights
 
 
 def _check_softmax(name: str, h: Any, V: Any, c: Any, k: Any, weights: Any, reduction: str) -> tuple[Any, ...]:
     call = Call(f"heads.{name}")
-    h, batch = _check_hidden(call, h)
     V, c = call.floats("V", V, "H C"), call.optional("c", c, "C")
     _check_classes(call, "V", V)
+    h, batch = _check_hidden(call, h)
     k, weights = _check_targets(call, "k", k, V.shape[1], (batch,), weights, reduction)
     return h, V, c, k, weights
 
@@ -315,8 +337,7 @@ def _batch_axes(count: int) -> str:
 
 
 def _check_hidden(call: Call, h: Any) -> tuple[jax.Array, str]:
-    h = call.array("h", h)
-    batch = _batch_axes(h.ndim - 1)
+    batch = _batch_axes(call.axes("h", h) - 1)
     h = call.floats("h", h, batch + " H")
     call.no_nan("h", h)
     return h, batch
@@ -357,6 +378,7 @@ def _check_targets(
             call.no_nan("weights", weights, valid)
             if reduction == "mean" and jnp.issubdtype(weights.dtype, jnp.floating):
                 call.within("weights", weights, 0, jnp.inf, "a mean has no negative weights; a sum may", valid)
+                call.adds_up("weights", weights, valid)
     if classes is None:
         call.within(name, y, 0, 1, "a probability", valid)
     else:

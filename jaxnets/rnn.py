@@ -30,7 +30,19 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxnets import heads
-from jaxnets._arrays import add_rows, dot, normal, on_cpu, on_same_axes, orthogonal, reached, rows, wide, zeros
+from jaxnets._arrays import (
+    add_rows,
+    compiled,
+    dot,
+    normal,
+    on_cpu,
+    on_same_axes,
+    orthogonal,
+    reached,
+    rows,
+    wide,
+    zeros,
+)
 from jaxnets._chunks import chunk_of, near_divisor, over_chunks, put_chunk
 from jaxnets._shapes import Call, valid_steps
 
@@ -80,8 +92,12 @@ def reference(
 ) -> jax.Array:
     """The forward pass as the page writes it, without a rule; same call as `forward` (`save` is autodiff's affair)."""
     call = Call("rnn.reference")
-    params, data = _check(call, params, x, lengths, h0, truncate, save)
-    every_step = call.flag("every_step", every_step)
+    params, data, how = _check(call, params, x, lengths, h0, truncate, save)
+    return _reference(params, data, call.flag("every_step", every_step), how.truncate)
+
+
+@partial(compiled, static_argnums=(2, 3))
+def _reference(params: Params, data: "_Data", every_step: bool, truncate: int | None) -> jax.Array:
     x, lengths, h0 = _with_batch(data, params.W)
     T = x.shape[1]
     wide_params, h0 = jax.tree.map(lambda a: a.astype(wide(a.dtype)), (params, h0))
@@ -91,8 +107,8 @@ def reference(
         x_t, t_m1 = x_t_and_t_m1
         x_U = rows(U, x_t) if _is_index(x) else x_t.astype(U.dtype) @ U
         h_in = h_tm1
-        if data.truncate is not None:
-            h_in = jnp.where((t_m1 > 0) & (t_m1 % data.truncate == 0), lax.stop_gradient(h_tm1), h_tm1)
+        if truncate is not None:
+            h_in = jnp.where((t_m1 > 0) & (t_m1 % truncate == 0), lax.stop_gradient(h_tm1), h_tm1)
         a_t = x_U + h_in @ W
         a_t = checkpoint_name(a_t if b is None else a_t + b[None], "a")
         h_t = checkpoint_name(jnp.tanh(a_t), "h")
@@ -282,7 +298,7 @@ def _chunk_deltas(g, h, valid, cut, W, W_T, handed_back, unroll):
     return lax.scan(step, handed_back, (g, h, valid, cut), reverse=True, unroll=unroll)
 
 
-_run.defvjp(_run_fwd, _run_bwd)
+_run.defvjp(compiled(_run_fwd, static_argnums=0), compiled(_run_bwd, static_argnums=0))
 
 
 def _zero_beyond(h: jax.Array, valid: jax.Array | None) -> jax.Array:
@@ -337,8 +353,8 @@ def states(
     Without the batch axis, `[T, D]` gives `[T, H]`. Gradients with respect to `x`, `U`, `W`, `b`, `h0` are R3 to R6 by
     hand.
     """
-    cell, data = _check_operation(Call("rnn.states"), x, U, W, b, h0, lengths, truncate, save)
-    return _hidden(cell, data, "states").astype(cell.W.dtype)
+    cell, data, how = _check_operation(Call("rnn.states"), x, U, W, b, h0, lengths, truncate, save)
+    return _operation(_plan_of(cell, data, how, "states"), cell, data)
 
 
 def last_state(
@@ -353,8 +369,8 @@ def last_state(
 ) -> jax.Array:
     """The last state alone, `[B, H]`: `h_L` of a row of length L, `h0` of length 0. Arguments as for `states`; no
     adjoint of shape `[B, T, H]` is ever built."""
-    cell, data = _check_operation(Call("rnn.last_state"), x, U, W, b, h0, lengths, truncate, save)
-    return _hidden(cell, data, "last").astype(cell.W.dtype)
+    cell, data, how = _check_operation(Call("rnn.last_state"), x, U, W, b, h0, lengths, truncate, save)
+    return _operation(_plan_of(cell, data, how, "last"), cell, data)
 
 
 def forward(
@@ -369,8 +385,9 @@ def forward(
     """Logits of the last valid step, `[B, C]`, or with `every_step` of all, `[B, T, C]`; without the last axis where
     the net has one output. Arguments as for `states`; beyond a row's length stand the logits of a zero state."""
     call = Call("rnn.forward")
-    params, data = _check(call, params, x, lengths, h0, truncate, save)
-    return _logits(params, data, call.flag("every_step", every_step)).astype(params.W.dtype)
+    params, data, how = _check(call, params, x, lengths, h0, truncate, save)
+    out = "states" if call.flag("every_step", every_step) else "last"
+    return _logits(_plan_of(params, data, how, out), params, data).astype(params.W.dtype)
 
 
 def loss(
@@ -394,25 +411,17 @@ def loss(
     runs the hand-written rule.
     """
     call = Call("rnn.loss")
-    params, data = _check(call, params, x, lengths, h0, truncate, save)
+    params, data, how = _check(call, params, x, lengths, h0, truncate, save)
     last, every = ("", "T") if data.single else ("B", "B T")
     shapes = (last, every)
     if every_step is not None:
         shapes = (every,) if call.flag("every_step", every_step) else (last,)
-    y = call.array("y", y)
-    each = len(every.split()) == y.ndim
-    lengths = data.lengths if each else None
-    valid = valid_steps(lengths, data.steps)
+    each = len(every.split()) == call.axes("y", y)
+    valid = valid_steps(data.lengths, data.steps) if each else None
     classes = None if params.V.ndim == 1 else params.V.shape[1]
     y, weights = heads._check_targets(call, "y", y, classes, shapes, weights, reduction, valid)
-    if not each:
-        return heads._loss(_hidden(params, data, "last"), params.V, params.c, y, weights, reduction)  # (R2)
-    scored = None
-    if lengths is not None:  # a length out of range is NaN, not silence
-        scored = reached(lengths, data.steps) | (lengths < 0)[..., None]
-    y, weights, scored = heads._split_mask(y, weights, scored)
-    losses = _hidden(params, data, "losses", (params.V, params.c, y if classes else heads._probability(y, params.W)))
-    return heads._reduce(losses, weights, scored, reduction)
+    plan = _plan_of(params, data, how, "losses" if each else "last", classes or 1)
+    return _loss(plan, params, data, y, weights, reduction)
 
 
 def predict(
@@ -426,8 +435,9 @@ def predict(
 ) -> jax.Array:
     """Probabilities, shaped as the logits of `forward`."""
     call = Call("rnn.predict")
-    params, data = _check(call, params, x, lengths, h0, truncate, save)
-    z = _logits(params, data, call.flag("every_step", every_step))
+    params, data, how = _check(call, params, x, lengths, h0, truncate, save)
+    out = "states" if call.flag("every_step", every_step) else "last"
+    z = _logits(_plan_of(params, data, how, out), params, data)
     return heads._probabilities(z, params.V.ndim == 1).astype(params.W.dtype)
 
 
@@ -436,9 +446,14 @@ def descend(params: Params, grads: Params, alpha: Any) -> Params:
     call = Call("rnn.descend")
     call.instance("params", params, Params)
     call.instance("grads", grads, Params)
+    params = _check_params(call, params)
+    grads = _check_grads(call, params, grads)
     alpha = call.array("alpha", alpha)
     if alpha.ndim:
         call.fail(ValueError, "alpha", "a number", f"shape {list(alpha.shape)}")
+    if not (jnp.issubdtype(alpha.dtype, jnp.floating) or jnp.issubdtype(alpha.dtype, jnp.integer)):
+        call.fail(TypeError, "alpha", "a real number", alpha.dtype)
+    call.no_nan("alpha", alpha)
     return jax.tree.map(lambda theta, theta_bar: theta - alpha.astype(theta.dtype) * theta_bar, params, grads)  # (R7)
 
 
@@ -446,13 +461,11 @@ def descend(params: Params, grads: Params, alpha: Any) -> Params:
 
 
 class _Data(NamedTuple):
-    """One call's inputs and options, checked, as the caller shaped them."""
+    """One call's inputs, checked, as the caller shaped them."""
 
     x: jax.Array
     lengths: jax.Array | None = None
     h0: jax.Array | None = None
-    truncate: int | None = None
-    save: str | int = "auto"
 
     @property
     def single(self) -> bool:
@@ -463,13 +476,61 @@ class _Data(NamedTuple):
         return self.x.shape[0 if self.single else 1]
 
 
+class _How(NamedTuple):
+    """One call's options."""
+
+    truncate: int | None
+    save: str | int
+
+
 def _is_index(x: jax.Array) -> bool:
     return jnp.issubdtype(x.dtype, jnp.integer)
 
 
+def _plan_of(cell: Params, data: _Data, how: _How, out: str, classes: int = 1) -> _Plan:
+    rows = 1 if data.single else data.x.shape[0]
+    return _plan(data.steps, rows, cell.W.shape[0], cell.W.dtype.itemsize, out, *how, classes, on_cpu())
+
+
+@partial(compiled, static_argnums=0)
+def _operation(plan: _Plan, cell: Params, data: _Data) -> jax.Array:
+    return _hidden(plan, cell, data).astype(cell.W.dtype)
+
+
+@partial(compiled, static_argnums=0)
+def _logits(plan: _Plan, params: Params, data: _Data) -> jax.Array:
+    return heads._logits(_hidden(plan, params, data), params.V, params.c)  # (R2)
+
+
+@partial(compiled, static_argnums=(0, 5))
+def _loss(plan: _Plan, params: Params, data: _Data, y: jax.Array, weights: Any, reduction: str) -> jax.Array:
+    if plan.out == "last":
+        return heads._loss(_hidden(plan, params, data), params.V, params.c, y, weights, reduction)  # (R2)
+    scored, lengths = None, data.lengths
+    if lengths is not None:  # a length out of range is NaN, not silence
+        scored = reached(lengths, data.steps) | (lengths < 0)[..., None]
+    y, weights, scored = heads._split_mask(y, weights, scored)
+    targets = y if params.V.ndim == 2 else heads._probability(y, params.W)
+    losses = _hidden(plan, params, data, (params.V, params.c, targets))
+    total = heads._reduce(losses, weights, scored, reduction)
+    if losses.size or lengths is None:
+        return total
+    return jnp.where(jnp.all(lengths == 0), total, jnp.nan)  # where no step is there to be NaN
+
+
+def _hidden(plan: _Plan, params: Params, data: _Data, head: Any = None) -> Any:
+    """States, the last state or each step's loss by a head (V, c, y), shaped as the caller shaped x; of `params` the
+    cell's U, W, b are read."""
+    x, lengths, h0 = _with_batch(data, params.W)
+    if head is not None and data.single:
+        head = (*head[:2], head[2][None])
+    h: Any = _run(plan, *on_same_axes(x, params.U, params.W, params.b, h0, lengths, head))
+    return h[0] if data.single else h
+
+
 def _with_batch(data: _Data, W: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array]:
     """The batch axis if it is absent, h_0 = 0 if it is absent. A length out of range makes its row NaN, through h_0."""
-    x, lengths, h0 = jax.tree.map(lambda a: a[None], data[:3]) if data.single else data[:3]
+    x, lengths, h0 = jax.tree.map(lambda a: a[None], data) if data.single else data
     if h0 is None:
         h0 = jnp.zeros((x.shape[0], W.shape[0]), W.dtype)
     if lengths is None:
@@ -478,36 +539,36 @@ def _with_batch(data: _Data, W: jax.Array) -> tuple[jax.Array, jax.Array | None,
     return x, jnp.where(known, lengths, data.steps).astype(jnp.int32), jnp.where(known[:, None], h0, jnp.nan)
 
 
-def _hidden(params: Params, data: _Data, out: str, head: Any = None) -> Any:
-    """States, the last state or each step's loss by a head (V, c, y), shaped as the caller shaped x; of `params` the
-    cell's U, W, b are read."""
-    x, lengths, h0 = _with_batch(data, params.W)
-    if head is not None and data.single:
-        head = (*head[:2], head[2][None])
-    sizes = x.shape[1], x.shape[0], params.W.shape[0], params.W.dtype.itemsize
-    classes = 1 if head is None or head[0].ndim == 1 else head[0].shape[1]
-    plan = _plan(*sizes, out, data.truncate, data.save, classes, on_cpu())
-    h: Any = _run(plan, *on_same_axes(x, params.U, params.W, params.b, h0, lengths, head))
-    return h[0] if data.single else h
-
-
-def _logits(params: Params, data: _Data, every_step: bool) -> jax.Array:
-    return heads._logits(_hidden(params, data, "states" if every_step else "last"), params.V, params.c)  # (R2)
-
-
-def _check(call: Call, params: Params, *inputs: Any) -> tuple[Params, _Data]:
+def _check(call: Call, params: Params, *inputs: Any) -> tuple[Params, _Data, _How]:
     call.instance("params", params, Params)
+    params = _check_params(call, params)
+    return params, *_check_data(call, params.U, *inputs)
+
+
+def _check_params(call: Call, params: Params) -> Params:
     cell = _check_cell(call, "params.", params.U, params.W, params.b)
-    params = Params(*cell, *heads._check_head(call, params.V, params.c))
-    return params, _check_data(call, params.U, *inputs)
+    return Params(*cell, *heads._check_head(call, params.V, params.c))
+
+
+def _check_grads(call: Call, params: Params, grads: Params) -> Params:
+    """`grads` as arrays, each of the shape of its parameter, and None where that is."""
+    one = params.V.ndim == 1
+    shapes = "D H", "H H", "H", "H" if one else "H C", "" if one else "C"
+    checked: list[Any] = []
+    for name, theta, theta_bar, shape in zip(Params._fields, params, grads, shapes, strict=True):
+        if (theta is None) != (theta_bar is None):
+            expected, came = ("None, which", "an array") if theta is None else ("an array, as", "None")
+            call.fail(TypeError, f"grads.{name}", f"{expected} params.{name} is", came)
+        checked.append(call.optional(f"grads.{name}", theta_bar, shape))
+    return Params(*checked)
 
 
 def _check_operation(
     call: Call, x: Any, U: Any, W: Any, b: Any, h0: Any, lengths: Any, truncate: Any, save: Any
-) -> tuple[Params, _Data]:
+) -> tuple[Params, _Data, _How]:
     """A cell without a head."""
     cell = Params(*_check_cell(call, "", U, W, b), V=None, c=None)  # pyright: ignore[reportArgumentType]
-    return cell, _check_data(call, cell.U, x, lengths, h0, truncate, save)
+    return cell, *_check_data(call, cell.U, x, lengths, h0, truncate, save)
 
 
 def _check_cell(call: Call, prefix: str, U: Any, W: Any, b: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
@@ -515,7 +576,9 @@ def _check_cell(call: Call, prefix: str, U: Any, W: Any, b: Any) -> tuple[jax.Ar
     return U, call.floats(f"{prefix}W", W, "H H"), call.optional(f"{prefix}b", b, "H")
 
 
-def _check_data(call: Call, U: jax.Array, x: Any, lengths: Any, h0: Any, truncate: Any, save: Any) -> _Data:
+def _check_data(
+    call: Call, U: jax.Array, x: Any, lengths: Any, h0: Any, truncate: Any, save: Any
+) -> tuple[_Data, _How]:
     x = call.array("x", x)
     index = _is_index(x) and x.ndim < 3
     x = call.integers("x", x, "B T", "T") if index else call.floats("x", x, "B T D", "T D")
@@ -536,4 +599,4 @@ def _check_data(call: Call, U: jax.Array, x: Any, lengths: Any, h0: Any, truncat
         call.choice("save", save, "auto", "all")
     else:
         save = call.size("save", save)
-    return _Data(x, lengths, h0, truncate, save)
+    return _Data(x, lengths, h0), _How(truncate, save)

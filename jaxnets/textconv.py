@@ -34,7 +34,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxnets import heads
-from jaxnets._arrays import add_rows, dot, normal, on_same_axes, reached, rows, wide, zeros
+from jaxnets._arrays import add_rows, compiled, dot, normal, on_same_axes, reached, rows, wide, zeros
 from jaxnets._chunks import near_divisor
 from jaxnets._shapes import Call, valid_steps
 
@@ -92,7 +92,11 @@ def init(
 
 def reference(params: Params, x: Any, lengths: Any = None) -> jax.Array:
     """The forward pass as the page writes it, without a rule; same call as `forward`."""
-    params, x, lengths = _check(Call("textconv.reference"), params, x, lengths)
+    return _reference(*_check(Call("textconv.reference"), params, x, lengths))
+
+
+@compiled
+def _reference(params: Params, x: jax.Array, lengths: Any) -> jax.Array:
     dtype, single = params.V.dtype, _is_single(x)
     params = jax.tree.map(lambda a: a.astype(wide(a.dtype)), params)
     E, U, b, V, c = params
@@ -173,7 +177,7 @@ def _features_bwd(saved, h_bar, over_rows=None):
     return x_bar, E_bar, U_bar, None if b is None else b_bar, None
 
 
-_features.defvjp(_features_fwd, _features_bwd)
+_features.defvjp(compiled(_features_fwd), compiled(_features_bwd))
 
 
 def _words(x: jax.Array, E: Any, length: Any, U: tuple[jax.Array, ...]) -> jax.Array:
@@ -328,9 +332,13 @@ def max_over_time(x: Any, U: Any, b: Any = None, lengths: Any = None, *, width: 
         call.sizes["S"] = (U.shape[1], "U and width")
     b = call.optional("b", b, "F")
     x, lengths = _check_sentences(call, x, lengths, None)
-    single = _is_single(x)
-    h = _hidden(Params(None, (U,), None if b is None else (b,), U, None), x, lengths)
-    return (h[0] if single else h).astype(x.dtype)
+    return _operation(Params(None, (U,), None if b is None else (b,), U, None), x, lengths)
+
+
+@compiled
+def _operation(params: Params, x: jax.Array, lengths: Any) -> jax.Array:
+    h = _hidden(params, x, lengths)
+    return (h[0] if _is_single(x) else h).astype(x.dtype)
 
 
 def forward(params: Params, x: Any, lengths: Any = None) -> jax.Array:
@@ -362,7 +370,7 @@ def loss(
     key, drop = None if key is None else call.key(key), call.fraction("drop", drop)
     classes = None if params.V.ndim == 1 else params.V.shape[1]
     y, weights = heads._check_targets(call, "y", y, classes, ("",) if _is_single(x) else ("B",), weights, reduction)
-    return heads._loss_of_logits(_logits(params, x, lengths, drop, key), y, weights, reduction)
+    return heads._loss_of_logits(_logits(params, x, lengths, drop=drop, key=key), y, weights, reduction)
 
 
 def predict(params: Params, x: Any, lengths: Any = None) -> jax.Array:
@@ -374,6 +382,7 @@ def predict(params: Params, x: Any, lengths: Any = None) -> jax.Array:
 # Inside: everything is checked by now.
 
 
+@partial(compiled, static_argnames="drop")
 def _logits(params: Params, x: jax.Array, lengths: Any, drop: float = 0.0, key: Any = None) -> jax.Array:
     h = _hidden(params, x, lengths)
     if drop and key is not None:

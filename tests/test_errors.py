@@ -57,7 +57,7 @@ BAD = {
     "dense layers": (lambda: dense.layers(ones(2, 3), (ones(3, 5), ones(4, 2))), ValueError, "W[1]", "n1 = 5 (from W[0])", "[4, 2]"),
     "dense tuple": (lambda: dense.layers(ones(2, 3), ones(3, 5)), TypeError, "W", "a tuple of arrays", "ArrayImpl"),
     "dense biases": (lambda: dense.layers(ones(2, 3), (ones(3, 5),), ones(5)), TypeError, "b", "a tuple of 1 arrays", "ArrayImpl"),
-    "head h": (lambda: heads.softmax(ones(2, 3), ones(4, 5), None, Y), ValueError, "V", "H = 3 (from h)", "[4, 5]"),
+    "head h": (lambda: heads.softmax(ones(2, 3), ones(4, 5), None, Y), ValueError, "h", "H = 4 (from V)", "[2, 3]"),
     "head k": (lambda: heads.softmax(ones(2, 3), ones(3, 5), None, np.zeros(4, int)), ValueError, "k", "B = 2 (from h)", "[4]"),
     "head weights": (lambda: heads.softmax(ones(2, 3), ones(3, 5), None, Y, weights=ones(3)), ValueError, "weights", "B = 2", "[3]"),
     "loss y": (lambda: rnn.loss(RNN, X, np.zeros((2, 5), int)), ValueError, "y", "T = 6 (from x)", "[2, 5]"),
@@ -86,6 +86,11 @@ BAD = {
     "list too wide": (lambda: narrow(lambda: rnn.forward(RNN, [[0, 2**40]])), ValueError, "x", "within 32 bits", "1099511627776"),
     "object array": (lambda: dense.forward(DENSE, np.array([[object()] * 3])), TypeError, "x", "an array of numbers", "ndarray of dtype object"),
     "ragged list": (lambda: dense.forward(DENSE, [[1.0, 2.0], [3.0]]), TypeError, "x", "an array", "list"),
+    "masked array": (lambda: dense.forward(DENSE, np.ma.masked_equal(np.ones((2, 3)), 1)), TypeError, "x", "without a mask, which would be lost", "a masked array. Hand over .filled(…)"),
+    "masked targets": (lambda: rnn.loss(RNN, X, np.ma.masked_equal(Y, 1)), TypeError, "y", "without a mask", "a masked array"),
+    "another byte order": (lambda: dense.forward(DENSE, np.ones((2, 3), ">f4")), TypeError, "x", "byte order of this machine", '>f4. Convert it with .astype(a.dtype.newbyteorder("="))'),
+    "beyond float32": (lambda: narrow(lambda: dense.forward(DENSE, np.array([[1, -1e300, np.inf]] * 2))), ValueError, "x", "within 32 bits", "-1e+300. Or switch 64 bits on"),
+    "no layers": (lambda: dense.layers(ones(2, 3), ()), ValueError, "W", "a tuple of arrays, at least one", "an empty tuple"),
     "another net's params": (lambda: rnn.forward(DENSE, X), TypeError, "params", "a rnn.Params, as rnn.init makes it", "dense.Params"),
     "params as a dict": (lambda: dense.forward({"W": 1}, X), TypeError, "params", "a dense.Params", "dict"),
     # values
@@ -121,8 +126,18 @@ BAD = {
     "one class of a head": (lambda: heads.softmax(ones(2, 3), ones(3, 1), None, Y), ValueError, "V", "C at least 2", "[3, 1]"),
     "negative weights": (lambda: heads.softmax(ones(2, 3), ones(3, 5), None, Y, weights=-ones(2)), ValueError, "weights", "within 0 … inf", "-1.0 at [0]"),
     "descent of another net": (lambda: rnn.descend(RNN, DENSE, 0.1), TypeError, "grads", "a rnn.Params", "dense.Params"),
+    "weights that overflow": (lambda: heads.softmax(ones(2, 3), ones(3, 5), None, Y, weights=3e38 * ones(2)), ValueError, "weights", "of a sum within 1e-19 … 2e+19, or 0", "6e+38. Scale them"),
+    "weights that vanish": (lambda: rnn.loss(RNN, X, Y, weights=np.array([1e-40, 0], np.float32)), ValueError, "weights", "of a sum within", "1e-40. Scale them"),
+    "descent in another dtype": (lambda: rnn.descend(RNN, RNN._replace(W=ones(4, 4).astype(jnp.bfloat16)), 0.1), TypeError, "grads.W", "float32", "bfloat16"),
+    "descent in another shape": (lambda: rnn.descend(RNN, RNN._replace(b=ones(1)), 0.1), ValueError, "grads.b", "H = 4 (from params.U)", "[1]"),
+    "descent without a bias": (lambda: rnn.descend(RNN, RNN._replace(b=None), 0.1), TypeError, "grads.b", "an array, as params.b is", "None"),
+    "descent with a bias": (lambda: rnn.descend(RNN._replace(c=None), RNN, 0.1), TypeError, "grads.c", "None, which params.c is", "an array"),
+    "descent of one output": (lambda: rnn.descend(RNN._replace(V=ones(4), c=ones()), RNN, 0.1), ValueError, "grads.V", "[H]", "[4, 2]"),
+    "descent at a complex rate": (lambda: rnn.descend(RNN, RNN, 0.1j), TypeError, "alpha", "a real number", "complex"),
+    "descent at no rate": (lambda: rnn.descend(RNN, RNN, np.nan), ValueError, "alpha", "free of NaN", "NaN"),
     "descent at many rates": (lambda: rnn.descend(RNN, RNN, ones(2)), ValueError, "alpha", "a number", "shape [2]"),
     "reference loss": (lambda: heads.reference_loss(ones(4, 3), np.zeros(2, int)), ValueError, "y", "B = 4 (from z)", "[2]"),
+    "reference of one class": (lambda: heads.reference_loss(ones(2, 1), [0, 0]), ValueError, "z", "two classes at least", "[2, 1]"),
     "reference label": (lambda: heads.reference_loss(ones(1, 3), [-1]), ValueError, "y", "within 0 … 2", "-1 at [0]"),
     # init
     "init bias": (lambda: rnn.init(KEY, 3, 4, 2, bias="no"), TypeError, "bias", "True or False", "'no'"),
@@ -145,6 +160,8 @@ BAD = {
     "init dtype name": (lambda: dense.init(KEY, dtype="float33"), TypeError, "dtype", "float64, float32", "'float33'"),
     "init x64": (lambda: narrow(lambda: rnn.init(KEY, 3, 4, 2, dtype="float64")), ValueError, "dtype", "jax_enable_x64", "float64"),
     "init key": (lambda: rnn.init(0, inputs=3, hidden=4, outputs=2), TypeError, "key", "jax.random.key(0)", "int"),
+    "init old key of another generator": (lambda: rnn.init(jax.random.PRNGKey(0, impl="rbg"), 3, 4, 2), TypeError, "key", "one key", "(4,)"),
+    "init old keys": (lambda: rnn.init(np.zeros((2, 2), np.uint32), 3, 4, 2), TypeError, "key", "one key", "(2, 2)"),
     "init keys": (lambda: rnn.init(jax.random.split(KEY), 3, 4, 2), TypeError, "key", "one key", "(2,)"),
 }  # fmt: skip
 
@@ -185,6 +202,9 @@ SEEN_WHILE_TRACING = [
             "object",
             "negative",
             "reference label",
+            "weights that",
+            "beyond",
+            "descent at no rate",
         )
     )
 ]
@@ -238,3 +258,27 @@ def test_lists_and_numpy_arrays_serve():
     assert dense.forward(DENSE, np.ones((2, 3), np.float32)).shape == (2, 2)
     assert jax.jit(lambda p: rnn.loss(p, X, [0, 1], [6, 3]))(RNN) == rnn.loss(RNN, X, Y, np.array([6, 3]))
     assert float(rnn.loss(RNN, X, [0, 1], [6, 3])) == float(rnn.loss(RNN, X, Y, np.array([6, 3])))
+
+
+def test_numbers_of_pythons_own_take_the_dtype_of_the_others():
+    """With 64 bits on as without; those of NumPy have a dtype and keep it."""
+    for wide in (True, False):
+        with jax.enable_x64(wide):
+            assert heads.logistic([[0.5, 2.0]], np.ones(2, np.float32), 0.5, [0.3]).dtype == np.float32
+            assert dense.forward(DENSE, [[0.1, 0.2, 0.3]]).dtype == np.float32
+            assert rnn.forward(RNN._replace(b=[0.1] * 4), X).dtype == np.float32
+            assert (
+                gated.loss(GATED._replace(c=0.5), ones(2, 3), ones(2, 4), [0.2, 1.0], weights=[1.0, 0.5]).dtype
+                == np.float32
+            )
+    with pytest.raises(TypeError, match="c must be float32"):
+        heads.logistic(ones(2, 3), ones(3), np.float64(0.5), ones(2))
+
+
+def test_old_keys_of_the_default_generator():
+    def drawn(key):
+        return dense.init(key, sizes=(3, 2)).W[0]
+
+    assert (drawn(jax.random.PRNGKey(3)) == drawn(jax.random.key(3))).all()
+    with jax.default_prng_impl("rbg"):
+        assert (drawn(jax.random.PRNGKey(3)) == drawn(jax.random.key(3))).all()

@@ -85,3 +85,22 @@ def test_saturated_output_has_finite_gradients():
     assert np.isfinite(loss)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
     assert set(np.asarray(probabilities).tolist()) <= {0.0, 1.0}
+
+
+def test_float16_stands_sums_beyond_its_own_range():
+    """In full as folded: z is 80,000, and every gradient within what float16 holds."""
+    x, eta = np.full((2, 2), 200, np.float16), np.full((2, 2), 1e-3, np.float16)
+    p = gated.Params(
+        *(np.full(s, size, np.float16) for s, size in (((2, 3), 200), ((2, 3), 1e-3), (3, 1e-3), (2, 0))), None
+    )
+
+    @jax.jit
+    def both():
+        def pulled(fold):
+            return jax.grad(lambda *args: gated._logit(fold, *args).sum(), range(6))(x, eta, *p[:4], None)
+
+        return pulled(True), pulled(False)
+
+    folded, full = both()
+    assert all(np.isfinite(g).all() for g in folded)
+    assert_close(full, folded, tolerance(jnp.float16))

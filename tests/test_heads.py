@@ -170,6 +170,29 @@ def test_what_is_masked_is_never_read(name):
         assert_close(jax.value_and_grad(known)(bad), want, tolerance(F64))
 
 
+def test_a_logit_of_zero_has_derivatives_of_every_order():
+    """Where a head begins at zero, or a text is empty: the loss is smooth there. `jvp` of `value_and_grad`, and the
+    Hessian of something made of the loss, differentiate the value's own formula too."""
+    t = np.array([0.2, 1.0])
+
+    def plain(a):
+        return jnp.mean(jnp.log1p(jnp.exp(a)) - t * a)
+
+    def ours(a):
+        return heads.logistic(jnp.eye(2), a, None, t)
+
+    @jax.jit
+    def both(a, along):
+        def of(loss):
+            tangents = jax.jvp(jax.value_and_grad(loss), (a,), (along,))
+            curved = jax.hessian(lambda a: jnp.exp(loss(a)))
+            return tangents, curved(a), jax.jacfwd(curved)(a)
+
+        return of(ours), of(plain)
+
+    assert_close(*both(np.zeros(2), np.array([0.3, -1.0])), tolerance(F64))
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_nothing_scored_is_zero(name):
     f, args, y = head_case(name)

@@ -115,17 +115,24 @@ def test_every_step_without_a_bias_is_the_reference(outputs):
     assert_close(*both(params), tolerance(F64))
 
 
-def test_a_mask_beside_lengths():
-    """A step is scored where both say so: a mask of booleans, and the lengths."""
-    params = rnn.init(KEY, inputs=2, hidden=3, outputs=2, dtype=F64)
-    x, y, lengths = f(4, 5, 2), RNG.integers(0, 2, (4, 5)), np.array([5, 0, 3, 1])
-    mask = RNG.random((4, 5)) < 0.6
-    scored = mask & (np.arange(5) < lengths[:, None])
-    assert scored.sum() not in (mask.sum(), (np.arange(5) < lengths[:, None]).sum(), 0)
-    masked, each = jax.jit(
-        lambda p: (rnn.loss(p, x, y, lengths, weights=mask), rnn.loss(p, x, y, lengths, reduction="none"))
-    )(params)
-    assert_close(masked, np.asarray(each)[scored].mean(), tolerance(F64))
+@pytest.mark.parametrize("rows", [1, 3, 5])
+def test_a_mask_beside_lengths(rows):
+    """A step is scored where both say so, each of them known or traced; what is hidden may be NaN."""
+    x, lengths = f(rows, 5, 3), np.array([5, 3, 4, 2, 0])[:rows]
+    inside, mask = np.arange(5) < lengths[:, None], (np.arange(5) + np.arange(rows)[:, None]) % 3 > 0
+    y, weights = np.where(inside & mask, 1, np.nan), np.where(inside, np.linspace(0.5, 2, 5), np.nan)
+
+    def loss(lengths, weights, y=y, reduction="mean"):
+        return rnn.loss(net(outputs=1), x, y, lengths, weights=weights, reduction=reduction)
+
+    each = np.asarray(loss(None, None, np.ones((rows, 5)), "none"))
+    want = each[inside & mask].mean()
+    for by in (loss, jax.jit(loss)):
+        assert_close(by(lengths, mask), want, tolerance(F64))
+    assert_close(jax.jit(lambda w: loss(lengths, w))(mask), want, tolerance(F64))
+    assert_close(jax.jit(lambda n: loss(n, mask))(lengths), want, tolerance(F64))
+    weighted = (each * weights)[inside].sum() / weights[inside].sum()
+    assert_close(loss(lengths, weights, np.where(inside, 1, np.nan)), weighted, tolerance(F64))
 
 
 def test_rows_of_a_batch_are_rows_alone():
@@ -241,6 +248,14 @@ def test_id_out_of_range_under_jit_is_nan(bad):
     losses, grads = losses_and_gradients()(net(5), x)
     assert np.isnan(losses).tolist() == [False, True, False]
     assert all(np.isnan(g).any() for g in jax.tree.leaves(grads))
+
+
+def test_no_steps_and_a_length_out_of_range():
+    """Where no step is there to be NaN the loss is."""
+    loss = jax.jit(lambda y, lengths: rnn.loss(net(outputs=1), np.ones((2, 0, 3)), y, lengths))
+    assert np.isnan(loss(np.ones((2, 0)), np.array([0, 3])))
+    assert loss(np.ones((2, 0)), np.array([0, 0])) == 0
+    assert np.isnan(loss(np.ones(2), np.array([0, 3])))
 
 
 def test_descend_is_plain_gradient_descent():
