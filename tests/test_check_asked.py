@@ -157,11 +157,11 @@ def test_what_is_asked_goes_round_a_loop_until_nothing_new_comes():
         return lax.fori_loop(0, 5, step, (x, 1.0, 2.0))[0] + 0 * y
 
     by_x = _walk.trace(lambda x: f(x, 0.4), 0.3)
-    found = _flow.asked(by_x, [])
+    found = _flow.asked(by_x, lambda value: False)
     inside = {s.eqn.primitive.name: found[s.place] for s in _walk.sites(by_x) if s.lengths}
     assert all(inside[name].operands == [True] and inside[name].results == [True] for name in ("sin", "cos", "tanh"))
     by_y = _walk.trace(lambda y: f(0.3, y), 0.4)
-    of_y = _flow.asked(by_y, [])
+    of_y = _flow.asked(by_y, lambda value: False)
     assert all(not any(of_y[s.place].operands) for s in _walk.sites(by_y) if s.lengths)
 
 
@@ -280,10 +280,42 @@ def test_a_solver_whose_steps_have_no_derivative_is_held_against_what_they_lead_
         return (bar / (3 * y**2 + (1 if right else 1.001)),)
 
     halved.defvjp(lambda a: (halved(a),) * 2, bwd)
-    report = check.rules(halved, (jnp.array(1.3),))
-    assert report.ok == right
-    if right:
-        assert "seen by differences" in report["halved.a"].remarks[0]
+    for f, a in ((halved, 1.3), (lambda a: jax.vmap(halved)(a).sum(), [1.3, -0.4])):
+        report = check.rules(f, (jnp.array(a),))
+        assert report.ok == right
+        if right:
+            assert "seen by differences" in report["halved.a"].remarks[0]
+
+
+@pytest.mark.parametrize("end", [1.0, 0.01])
+def test_what_time_is_compared_with_is_no_tolerance(end):
+    """Neither a step of it nor its end, however small, and whatever comes of it if they are smaller."""
+
+    def moved(y, k):
+        def step(c):
+            return c[0] + end / 100, c[1] - end / 100 * k * (c[1] - 1)
+
+        return lax.while_loop(lambda c: c[0] < end, step, (0.0, y))[1]
+
+    by_hand = jax.custom_vjp(moved)
+    # Right if it went on for ever, and if it ended at once.
+    by_hand.defvjp(lambda y, k: (moved(y, k),) * 2, lambda y, bar: (0 * y if end == 1 else bar, 0.0))
+    assert check.rules(lambda y, k: by_hand(y, k).sum(), (X, 2.0)).wrong
+
+
+def test_differences_say_nothing_of_a_solver_that_stops_a_derivative():
+    def unit(x):
+        s = jnp.sum(x * x)
+        n = lax.while_loop(lambda c: jnp.abs(c * c - s) > 1e-6 * s, lambda c: (c + s / c) / 2, jnp.ones((), x.dtype))
+        return x / lax.stop_gradient(n)
+
+    def bwd(x, bar):
+        n = jnp.linalg.norm(x)
+        return (bar / n - x * jnp.sum(bar * x) / n**3,)
+
+    by_hand = jax.custom_vjp(unit)
+    by_hand.defvjp(lambda x: (unit(x), x), bwd)
+    assert check.rules(lambda x: jnp.sum(jnp.sin(by_hand(x))), (X,)).wrong
 
 
 def test_a_buffer_that_is_filled_later_is_asked_for_nothing():

@@ -155,8 +155,8 @@ class _Leaf:
                 self.scale = self.cancelling or 1.0
                 if self.cancelling:
                     self.remarks.append("its true gradient is zero: measured against the terms that cancel in it")
-        floor = ROUNDINGS["float64"] * max(EPS, self.reference.eps)
-        limit_wide = FORMULA[self.kind] * self.scale + max(floor, 100 * self.wide_eps) * self.cancelling
+        rounded = max(map(_roundings, (EPS, self.reference.eps, self.wide_eps)))
+        limit_wide = FORMULA[self.kind] * self.scale + rounded * self.cancelling
         smallest = ROUNDINGS[self.kind] * float(jnp.finfo(self.kind).smallest_subnormal)  # what lies below is lost
         limit_own = max(limit_wide, ROUNDINGS[self.kind] * self.eps * max(self.cancelling, self.scale) + smallest)
         if smallest > BLUNT * self.scale and self.formula is not None:
@@ -431,6 +431,11 @@ class _Leaf:
         self.want = got.copy()
         self.want[at] = want
         return self._compared(WRONG, got, bar)
+
+
+def _roundings(eps: float) -> float:
+    """What the roundings of a float of this precision add up to, relative to what is summed."""
+    return eps * next((n for kind, n in ROUNDINGS.items() if float(jnp.finfo(kind).eps) == eps), 100)
 
 
 def _is_double(value: Any) -> bool:

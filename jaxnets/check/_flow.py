@@ -31,15 +31,15 @@ class Tolerance(NamedTuple):
     operand: int
 
 
-def asked(closed: Any, closed_over: Sequence[bool]) -> dict[Place, Asked]:
+def asked(closed: Any, parameter: Callable[[Any], bool]) -> dict[Place, Asked]:
     """What is asked of each equation when all results are differentiated by all arguments, and by the constants that
-    `closed_over` says. Where a program has neither, or nothing comes out that has a derivative, everything is asked."""
+    are a `parameter`. Where a program has neither, or nothing comes out that has a derivative, everything is asked."""
     jaxpr = _walk.opened(closed)[0]
-    forward, backward = _Flow(_smooth), _Flow(_smooth)
-    parameters = {v: BY for v, yes in zip(jaxpr.constvars, closed_over, strict=True) if yes}
-    forward.on(jaxpr, [BY] * len(jaxpr.invars), (), parameters)
-    backward.back(jaxpr, [BY] * len(jaxpr.outvars), ())
-    by_none = not any(map(_smooth, [*jaxpr.invars, *parameters]))
+    forward = _Flow(_smooth, constant=lambda value: BY if parameter(value) else NONE)
+    backward = _Flow(_smooth)
+    forward.on(closed, [BY] * len(jaxpr.invars), ())
+    backward.back(closed, [BY] * len(jaxpr.outvars), ())
+    by_none = not any(map(_smooth, jaxpr.invars)) and not forward.marked
     of_none = not any(map(_smooth, jaxpr.outvars))
     return {
         place: Asked([by_none or bool(m) for m in ins], [of_none or bool(m) for m in backward.found[place]])
@@ -57,23 +57,36 @@ def tolerances(closed: Any, small: Callable[[float], bool]) -> set[Tolerance]:
         for k, v in enumerate(s.eqn.invars)
         if isinstance(v, Literal) and not np.shape(v.val) and _walk.is_float(v) and small(abs(float(v.val)))
     }
-    smooth, control = _Flow(_smooth, marks), _Flow(lambda v: True, marks)
-    in_results = _union(smooth.on(jaxpr, [NONE] * len(jaxpr.invars), ()))
-    control.on(jaxpr, [NONE] * len(jaxpr.invars), ())
+    smooth, control = _Flow(_smooth, marks), _Flow(lambda v: True, marks, decides=True)
+    in_results = _union(smooth.on(closed, [NONE] * len(jaxpr.invars), ()))
+    control.on(closed, [NONE] * len(jaxpr.invars), ())
     return set(control.ends - in_results)
 
 
 class _Flow:
-    """Marks on variables of the kind that `carries` them; `marks` come in at operands, by place and number."""
+    """Marks on variables of the kind that `carries` them; `marks` come in at operands, by place and number, and with
+    constants. Those that tell what `decides` whether a loop goes on end at a number that the loop changes: a step by
+    which time advances is compared with its end too, and is no tolerance."""
 
-    def __init__(self, carries: Callable[[Any], bool], marks: dict[tuple[Place, int], Marks] | None = None):
-        self.carries, self.marks = carries, marks or {}
+    def __init__(
+        self,
+        carries: Callable[[Any], bool],
+        marks: dict[tuple[Place, int], Marks] | None = None,
+        constant: Callable[[Any], Marks] = lambda value: NONE,
+        decides: bool = False,
+    ):
+        self.carries, self.marks, self.constant, self.decides = carries, marks or {}, constant, decides
         self.found: dict[Place, list[Marks]] = {}  # at each equation, on this side of it
         self.ends: Marks = NONE  # what reaches the question whether a loop goes on
+        self.marked = False  # whether any constant is
+        self.entered: set[Any] = set()  # what loops carry into a turn
 
-    def on(self, jaxpr: Any, given: Sequence[Marks], place: Place, also: dict[Any, Marks] | None = None) -> list[Marks]:
-        """From inputs to results; some constants may be marked too."""
-        known = dict(zip(jaxpr.invars, given, strict=True)) | (also or {})
+    def on(self, closed: Any, given: Sequence[Marks], place: Place) -> list[Marks]:
+        """From inputs to results."""
+        jaxpr, consts = _walk.opened(closed)
+        constants = list(map(self.constant, consts)) or [NONE] * len(jaxpr.constvars)
+        self.marked |= any(constants)
+        known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *given], strict=True))
         for i, eqn in enumerate(jaxpr.eqns):
             here = (*place, i)
             ins = [self._of(v, known) | self.marks.get((here, k), NONE) for k, v in enumerate(eqn.invars)]
@@ -81,8 +94,9 @@ class _Flow:
             known.update(zip(eqn.outvars, self._through(eqn, ins, here, self.on), strict=True))
         return [self._of(v, known) for v in jaxpr.outvars]
 
-    def back(self, jaxpr: Any, wanted: Sequence[Marks], place: Place) -> list[Marks]:
+    def back(self, closed: Any, wanted: Sequence[Marks], place: Place) -> list[Marks]:
         """From results to inputs."""
+        jaxpr = _walk.opened(closed)[0]
         known: dict[Any, Marks] = {}
         self._take(known, jaxpr.outvars, wanted)
         for i, eqn in reversed(list(enumerate(jaxpr.eqns))):
@@ -108,8 +122,13 @@ class _Flow:
             return [NONE] * len(ends)
         if not programs:
             # Which of its cases a choice falls on is no way from one number to another.
-            return [_union(marks[1:] if name == "select_n" and onward else marks)] * len(ends)
-        inside = [_walk.opened(program)[0] for _, program in programs]
+            choice = name == "select_n" and onward and not (self.decides and not _walk.is_float(ends[0]))
+            if choice and any(
+                v in self.entered for v in eqn.invars[1:] if not isinstance(v, Literal)
+            ):  # what is carried stays as it is
+                self.ends |= marks[0]
+            return [_union(marks[1:] if choice else marks)] * len(ends)
+        inside = [program for _, program in programs]
         if name == "cond":
             given = marks[1:] if onward else marks
             taken = [way(p, given, (*here, k)) for p, (k, _) in zip(inside, programs, strict=True)]
@@ -120,7 +139,11 @@ class _Flow:
             return self._round(inside[0], marks, before, carried, here, way)
         if name == "while":
             return self._while(eqn, inside, marks, here, way)
-        return way(inside[0], marks, here)
+        through = way(inside[0], marks, here)
+        if name in _walk.RULES:  # its derivative need not go where its function goes, by comparisons say
+            by_rule = _union(m for m, v in zip(marks, eqn.invars if onward else eqn.outvars, strict=True) if _smooth(v))
+            through = [m | by_rule for m in through]
+        return through
 
     def _while(self, eqn, inside, marks, here, way):
         test, body = inside
@@ -129,18 +152,28 @@ class _Flow:
             carry = self._round(body, marks[for_test:], before, carried, (*here, 1), way)
             self.ends |= _union(way(test, [*marks[:for_test], *carry], (*here, 0)))
             return carry
-        way(test, [NONE] * len(test.outvars), (*here, 0))
+        way(test, [NONE], (*here, 0))
         return [NONE] * for_test + self._round(body, marks, before, carried, (*here, 1), way)
 
     def _round(self, body, marks, before, carried, here, way):
         """Through a loop's body until what is carried brings nothing new; `before` it come the loop's constants."""
         # Where the carry stands, going in and coming out.
         begins, other = (before, 0) if way == self.on else (0, before)
-        marks = list(marks)
+        marks, jaxpr = list(marks), _walk.opened(body)[0]
+        self.entered |= set(jaxpr.invars[before : before + carried])
+        ends_here = [
+            self.decides and _walk.is_float(entered) and left is not entered
+            for entered, left in zip(jaxpr.invars[before : before + carried], jaxpr.outvars[:carried], strict=True)
+        ]
         while True:
+            marks[begins : begins + carried] = [
+                NONE if stop else m for m, stop in zip(marks[begins : begins + carried], ends_here, strict=True)
+            ]
             ends = way(body, marks, here)
             now = marks[begins : begins + carried]
-            carry = [a | b for a, b in zip(now, ends[other : other + carried], strict=True)]
+            carry = [
+                a if stop else a | b for a, b, stop in zip(now, ends[other : other + carried], ends_here, strict=True)
+            ]
             if carry == now:
                 ends[other : other + carried] = carry
                 return ends

@@ -124,10 +124,10 @@ class _Spread:
         if self.keep:
             _watched(partial(self.keep, place), *(v for v in operands if _walk.is_float(v)))
 
-    def leaving(self, place, out):
-        if place != self.place:
-            return out
-        return [_moves_with(False, v, self.lift) if _is_smooth(v) else v for v in out]
+    def leaving(self, place, operands, out):
+        """Its derivative need not go where its function goes: whatever goes in moves all that comes out."""
+        by = [self.lift] if place == self.place else [v for v in operands if _is_smooth(v)]
+        return [_moves_with(False, v, v, *by) if _is_smooth(v) and by else v for v in out]
 
 
 def _apart(one, other):

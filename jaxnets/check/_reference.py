@@ -26,8 +26,8 @@ CANNOT = (TypeError, ValueError, NotImplementedError, jax.errors.JAXTypeError, j
 class Reference:
     """The scalar function `f` at its arguments: value, gradients, and how far they can be relied on."""
 
-    def __init__(self, f: Callable[..., Any], given: Given, who: str = "f", autodiff: bool = True):
-        self.f, self.given, self.who, self.autodiff = f, given, who, autodiff
+    def __init__(self, f: Callable[..., Any], given: Given, who: str = "f"):
+        self.f, self.given, self.who = f, given, who
         self.names = given.wanted
         self.notes: list[str] = []
         self._kinks: dict[float, tuple[Slopes | None, list[str]]] = {}
@@ -157,7 +157,8 @@ class Reference:
     def near(self, x: list[Any]) -> Any:
         """The same at numbers that differences lead to: NaN where NumPy code refuses them, which is told once."""
         if not self.numpy:
-            return self.at(x)
+            with self.precision():
+                return self._held_value(jax.device_put(list(x))) if self._stopped else self.at(x)
         try:
             with np.errstate(all="ignore"):
                 return self.at(x)
@@ -178,7 +179,7 @@ class Reference:
         """By autodiff without rules, in float64; None for what it could not give."""
         with self.precision():
             x = jax.device_put(self.x)
-            if self.program is None or not self.autodiff:
+            if self.program is None:
                 return [None] * len(x)
 
             def plain(x):
@@ -283,10 +284,40 @@ class Reference:
 
     @cached_property
     def stops(self) -> bool:
-        """Whether `stop_gradient` stands in it, which differences cannot see."""
-        return self.program is not None and any(
-            s.eqn.primitive.name == "stop_gradient" for s in _walk.sites(self.program)
+        """Whether `stop_gradient` stands in it where differences cannot hold what is stopped, as in a `while`."""
+        return any(s.looped for s in self._stop_sites) or any(
+            s.eqn.primitive.name == "shard_map" and _walk.stops_within(s.eqn) for s in self._sites
         )
+
+    @property
+    def _sites(self) -> list[_walk.Site]:
+        return list(_walk.sites(self.program)) if self.program is not None else []
+
+    @cached_property
+    def _stop_sites(self) -> list[_walk.Site]:
+        return [s for s in self._sites if s.eqn.primitive.name == "stop_gradient"]
+
+    @cached_property
+    def _stopped(self) -> dict[_walk.Place, Any]:
+        """What stands behind each `stop_gradient` at the arguments: differences hold it, as autodiff does."""
+        if self.stops or not self._stop_sites:
+            return {}
+        self.notes.append(f"stop_gradient in {self.who} is honoured: differences hold what it stops")
+        return jax.jit(lambda x: _walk.run(self.program, x, _keep_stopped)[1])(jax.device_put(self.x))
+
+    @cached_property
+    def _held_value(self):
+        return jax.jit(lambda x: _walk.run(self.program, x, _keep_stopped, self._stopped)[0][0])
+
+
+def _keep_stopped(place, eqn, operands, given):
+    """A visitor that hands out what is stopped, or puts in what was handed out."""
+    if eqn.primitive.name != "stop_gradient":
+        return _walk.plain(place, eqn, operands, given)
+    if given is not None:
+        return [given], None
+    out = _walk.bind(eqn, operands)
+    return out, out[0]
 
 
 def _is_step(eqn: Any) -> bool:

@@ -189,7 +189,7 @@ def _table(report: Report) -> Iterator[str]:
         if told:
             yield f"  not compared: {told}"
     for told in dict.fromkeys(report.unread):
-        yield f"  not read: the rule of {told}, a hijax primitive: it is run, and differentiated, as it is"
+        yield f"  not read: {told}: run, and differentiated, as it is"
     for remark in report.remarks:
         yield f"  note: {remark}"
     if report.reference:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +19,8 @@ from jaxnets.check._gradient import explain, run_by_hand
 from jaxnets.check._moved import Moved
 from jaxnets.check._names import Given, is_library
 from jaxnets.check._numeric import source
-from jaxnets.check._precision import double
-from jaxnets.check._reference import CANNOT, Reference
+from jaxnets.check._precision import double, narrowest
+from jaxnets.check._reference import CANNOT, FULL, Reference
 from jaxnets.check._report import KINK, RIGHT, UNDECIDABLE, WRONG, Leaf
 from jaxnets.check._solver import Solver
 from jaxnets.check._traps import RaisesError, Traps, eps_of
@@ -35,6 +35,7 @@ class Found(NamedTuple):
     place: _walk.Place
     asked: Asked
     moved: Callable[[], Moved]  # which entries of the operands the arguments move
+    again: Callable[[], Any]  # the equation traced anew
 
 
 def _rule_of(eqn: Any) -> str:
@@ -70,6 +71,7 @@ class Rule:
         self.asked_at_all = any(self.through) and any(rule.asked.operands[k] for k, _ in self.at)
         if not any(self.through):
             self.through = [True] * len(self.through)
+        self.counted: list[Any] = self.through  # and of these the entries that are numbers
         self.remarks: list[str] = []
         self.unasked: set[str] = set()  # leaves that were left out, since nobody differentiates by them
         self.seed = 0
@@ -85,7 +87,7 @@ class Rule:
         return [k for k, (j, p) in enumerate(self.at) if p == part and handed[j] is handed[mine]]
 
     def _operands(self, floats):
-        operands = jax.device_put(self.sample)
+        operands = [_walk.as_key(v, a) for v, a in zip(self.eqn.invars, jax.device_put(self.sample), strict=True)]
         given = dict(zip(self.at, floats, strict=True))
         for k, part in self.at:
             operands[k] = jax.lax.complex(given[k, "real"], given[k, "imag"]) if part else given[k, part]
@@ -101,15 +103,25 @@ class Rule:
         return self.eqn
 
     def _run(self, floats, removed):
-        eqn = self._equation(floats)
+        return self.run(self._equation(floats), floats, removed)
+
+    def run(self, eqn, floats, removed):
+        """What its equation gives, complex results as two; with the rule in it or not."""
         operands = self._operands(floats)
         if eqn is self.rule.wide and eqn is not self.eqn:
             # Counts and labels are of another width there too.
-            operands = [jnp.asarray(o, v.aval.dtype) for o, v in zip(operands, eqn.invars, strict=True)]
+            operands = [
+                o if jnp.issubdtype(o.dtype, jax.dtypes.prng_key) else jnp.asarray(o, v.aval.dtype)
+                for o, v in zip(operands, eqn.invars, strict=True)
+            ]
         if removed and "call_jaxpr" in eqn.params:
             out, _ = _walk.run(eqn.params["call_jaxpr"], operands)
+        elif removed:
+            out = _walk.without_rules(eqn, operands)
         else:
             out = _walk.bind(eqn, operands)
+        if len(out) != len(eqn.outvars):  # residuals that differ with what is constant make JAX lose count
+            raise RaisesError("JAX cannot bind it again: what it saves differs with what is constant")
         return [getattr(o, part) if part else o for o in out for part in _parts(o.dtype)]
 
     def ruled(self, *floats):
@@ -119,12 +131,42 @@ class Rule:
         return self._run(floats, removed=True)
 
     def pull(self, floats, bars):
-        return jax.vjp(self.ruled, *floats)[1](bars)
+        if not self.forward:
+            return jax.vjp(self.ruled, *floats)[1](bars)
+
+        def total(*floats):
+            return sum(jnp.sum(jnp.where(b == 0, 0, o * b)) for o, b in zip(self.ruled(*floats), bars, strict=True))
+
+        return jax.jacfwd(total, tuple(range(len(floats))))(*floats)
+
+    def vjp(self, floats):
+        """Without `jit`: what its forward rule gives, and what pulls a cotangent back."""
+        if not self.forward:
+            return jax.vjp(self.ruled, *jax.device_put(floats))
+        out, _ = jax.jvp(self.ruled, tuple(jax.device_put(floats)), tuple(map(jnp.zeros_like, floats)))
+        return out, partial(self.pull, jax.device_put(floats))
+
+    forward = False  # whether forward mode alone goes through it
+
+    def _only_forward(self) -> bool:
+        """Whether reverse mode does not go through a rule for tangents."""
+        if self.eqn.primitive.name != "custom_jvp_call" or sum(v.size for v in self.floats()) > FULL:
+            return False
+        bars = self.cotangents(jax.eval_shape(self.plain, *self.floats()), self.seed)
+        seen = []
+        for self.forward in (False, True):
+            try:
+                seen.append(bool(jax.eval_shape(self.pull, self.floats(), bars)))
+            except CANNOT:
+                seen.append(False)
+        self.forward = False
+        return seen == [False, True]
 
     def cotangents(self, out, seed):
+        """None for what nobody takes up, nor for what is no number."""
         rng = source(seed)
         drawn = [np.asarray(rng.normal(size=o.shape), o.dtype) for o in out]
-        return [bar if yes else np.zeros_like(bar) for bar, yes in zip(drawn, self.through, strict=True)]
+        return [np.where(yes, bar, 0).astype(bar.dtype) for bar, yes in zip(drawn, self.counted, strict=True)]
 
     def _scalar(self, removed):
         def f(*floats):
@@ -134,7 +176,7 @@ class Rule:
             # Summed wide, so that only the rule's own rounding is seen.
             return sum(
                 (
-                    jnp.sum(o.astype(dtype) * b.astype(dtype))
+                    jnp.sum(jnp.where(b == 0, 0, o.astype(dtype) * b.astype(dtype)))
                     for o, b, yes in zip(out, bars, self.through, strict=True)
                     if yes
                 ),
@@ -157,9 +199,10 @@ class Rule:
         plain = quickly(self.plain)(*self.floats())
         if not plain:
             return []
-        through = [np.asarray(o, np.float64) for o, yes in zip(plain, self.through, strict=True) if yes]
-        if not all(np.all(np.isfinite(o)) for o in through):
+        self.counted = [yes & np.isfinite(np.asarray(o)) for o, yes in zip(plain, self.through, strict=True)]
+        if not any(np.any(yes) for yes in self.counted):
             raise RaisesError("its own value is not finite where it is met: there is no derivative to test")
+        self.forward = self._only_forward()
         leaves = self._judged(plain)
         if not all(self.through):
             some = f"{self.through.count(False)} of its {len(self.through)} results"
@@ -206,8 +249,7 @@ class Rule:
     def _derivative(self, given: Given) -> list[Leaf]:
         """Each operand's adjoint for the cotangent of `seed`."""
         self._by_rule(*self.floats())
-        whole = self.eqn.primitive.name == "shard_map"
-        reference = Reference(self._scalar(removed=True), given, self.rule.name, autodiff=not whole)
+        reference = Reference(self._scalar(removed=True), given, self.rule.name)
         returned, remarks = run_by_hand(self._by_rule, given)
         compared = self._excused(compare_all(reference, returned), bool(reference.kinks()[1]))
         told = tuple(dict.fromkeys(remarks + reference.notes))
@@ -264,6 +306,14 @@ class Rule:
         with double() if wide else contextlib.nullcontext():
             floats = [v.astype(np.float64) for v in self.floats()] if wide else self.floats()
             return floats, self.cotangents(jax.eval_shape(self.ruled, *floats), self.seed)
+
+    @cached_property
+    def eps(self) -> float:
+        """Of the narrowest float that it computes with."""
+        floats = self.floats()
+        bars = self.cotangents(jax.eval_shape(self.ruled, *floats), self.seed)
+        programs = _walk.trace(self.plain, *floats), _walk.trace(self.pull, floats, bars)
+        return max(eps_of(floats), *map(narrowest, programs))
 
     @cached_property
     def solver(self) -> Solver:

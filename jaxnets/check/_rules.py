@@ -3,7 +3,7 @@
 import random
 import threading
 from collections.abc import Callable, Collection, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.check import _walk
+from jaxnets.check._applied import Applied, applied
 from jaxnets.check._flow import asked
 from jaxnets.check._gradient import drawn
 from jaxnets.check._moved import Moved, is_parameter
@@ -47,18 +48,23 @@ def rules(
     """
     values: Sequence[Any] = drawn(args)
     allow = (allow,) if isinstance(allow, str) else allow
-    call("f", f, *fresh(values))
+    with applied() as calls:
+        call("f", f, *fresh(values))
     audit = _Audit(allow)
     try:
         audit.function(f, values)
+        for one in calls:
+            audit.applied(one)
     except jax.errors.JAXTypeError as error:
         where = next(frames_of(error), None)
         line = f" ({type(error).__name__} at line {where.lineno})" if where else f" ({type(error).__name__})"
         raise TypeError(
             f"check.rules: f cannot be traced by JAX{line}: NumPy code has no rules; check.gradient judges it"
         ) from error
+    met_elsewhere = [t for t, eqns in audit.shut.items() if {_written_at(e) for e in eqns} <= audit.sources]
+    audit.unread = [told for told in audit.unread if told not in met_elsewhere]
     leaves = list(audit.leaves.values())
-    unasked = sorted(audit.unasked - audit.leaves.keys())
+    unasked = sorted({name for key, name in audit.unasked.items() if key not in audit.judged})
     remarks = list(dict.fromkeys(audit.remarks)) + [
         f"{name}: nobody differentiates by it here: not judged" for name in unasked
     ]
@@ -92,6 +98,11 @@ def name_of(eqn: Any) -> str:
     return next(filter(None, map(_walk.function_of, jaxpr.eqns)), name) if name in _WRAPPERS else name
 
 
+def _written_at(eqn: Any) -> str | None:
+    """Where the decorated function stands."""
+    return _function_of(eqn).debug_info.func_src_info
+
+
 def _rules_in(program: Any) -> list[_walk.Site]:
     found = []
     for s in _walk.sites(program, holders=True):
@@ -117,14 +128,21 @@ class _Watch:
         jax.debug.callback(lambda *values: self._keep(place, values), *operands)
 
     def _keep(self, place, values):
+        """The first, the one of the largest numbers, and one of the others at random."""
+        values = [np.array(v) for v in values]
         with self.lock:
             kept = self.met.setdefault(place, [])
             count = self.counts[place] = self.counts.get(place, 0) + 1
-            values = [np.array(v) for v in values]
             if len(kept) < _SAMPLES:
                 kept.append(values)
-            elif (k := self.random.randrange(count)) < _SAMPLES:
-                kept[k] = values
+            elif _largest(values) > _largest(kept[1]):
+                kept[1] = values
+            elif self.random.randrange(count) < 1:
+                kept[2] = values
+
+
+def _largest(values: list[np.ndarray]) -> float:
+    return max((float(np.max(np.abs(v), initial=0)) for v in values if _walk.is_float(v)), default=0.0)
 
 
 def _identity(eqn: Any) -> tuple[Any, ...]:
@@ -156,7 +174,10 @@ class _Audit:
         self.remarks: list[str] = []
         self.unread: list[str] = []
         self.names: set[str] = set()  # of all rules that were found
-        self.unasked: set[str] = set()  # leaves by which nobody differentiates
+        self.unasked: dict[tuple[Any, ...], str] = {}  # leaves by which nobody differentiates, by rule and name
+        self.judged: set[tuple[Any, ...]] = set()  # likewise those that were judged
+        self.shut: dict[str, list[Any]] = {}  # rules in what is not walked into, some of which are met elsewhere
+        self.sources: set[str | None] = set()  # where their functions are written
         self.seen: set[tuple[Any, ...]] = set()
 
     def function(
@@ -180,9 +201,11 @@ class _Audit:
 
         values = [leaves[k] for k in arrays]
         program = _walk.trace(flat, *jax.device_put(values))
-        self.unread += _walk.unread(program)
+        self.unread += [told for told in _walk.unread(program) if told not in self.unread]
+        self.shut |= {f"the rules in {_walk.source(eqn)}": inside for eqn, inside in _walk.shut(program)}
         found = self._matched(program, flat, values, taken_up)
         self.names |= {rule.name for rule in found}
+        self.sources |= {_written_at(rule.eqn) for rule in found}
         if not found:
             return
         watch = _Watch()
@@ -194,8 +217,20 @@ class _Audit:
             if not samples:
                 where = _walk.source(rule.eqn)
                 self.not_met.append(f"{rule.name}: not met at these arguments, called in {where}")
+            if (count := watch.counts.get(rule.place, 0)) > _SAMPLES:
+                self.remarks.append(f"{rule.name}: met {count} times here, and judged at {_SAMPLES} of them")
             for sample in samples:
                 self._test(rule, sample, around)
+
+    def applied(self, one: Applied) -> None:
+        """Test a rule that was applied under a transformation within the function, if it has not been met there."""
+        for sample in one.samples:
+            try:
+                met = _rules_in(_walk.trace(one.function, *sample))
+                if not {_written_at(s.eqn) for s in met} <= self.sources or not met:
+                    self.function(one.function, sample)
+            except jax.errors.JAXTypeError as error:  # it closes over something that is traced
+                self.unread.append(f"a rule that is applied within f ({type(error).__name__})")
 
     def _matched(self, program, flat, values, taken_up) -> list[Found]:
         """The rules of a program, each with the same rule of the program in float64, if there is one."""
@@ -213,10 +248,15 @@ class _Audit:
         if [name_of(eqn) for eqn in wide] != [name_of(s.eqn) for s in own]:
             wide = [None] * len(own)
         wide = [b if b and len(a.eqn.invars) == len(b.invars) else None for a, b in zip(own, wide, strict=True)]
-        of_each = asked(program, [is_parameter(c) for c in _walk.opened(program)[1]])
+        of_each = asked(program, is_parameter)
         of_entries = cache(lambda: Moved(program, values, taken_up))
+
+        def again(place):
+            traced = _walk.trace(flat, *jax.device_put(values))
+            return next(s.eqn for s in _rules_in(traced) if s.place == place)
+
         return [
-            Found(name_of(s.eqn), s.eqn, eqn, s.place, of_each[s.place], of_entries)
+            Found(name_of(s.eqn), s.eqn, eqn, s.place, of_each[s.place], of_entries, partial(again, s.place))
             for s, eqn in zip(own, wide, strict=True)
         ]
 
@@ -228,7 +268,8 @@ class _Audit:
         self.seen.add(key)
         judged = Rule(rule, sample)
         try:
-            leaves = judged.judge()
+            with np.errstate(all="ignore"):  # what is no number is compared like any other
+                leaves = judged.judge()
         except RaisesError as raised:
             if not raised.meant:
                 cause = Cause("shape", f"no gradient came back: it {raised}", float("inf"))
@@ -237,18 +278,22 @@ class _Audit:
                 self.leaves.setdefault(rule.name, broken)
             elif (told := f"{rule.name}: {raised}") not in self.not_met:
                 self.not_met.append(told)
+                self.unread += [f"the rule of {rule.name}, which closes over what is traced"] * raised.traced
             return
         self.remarks += judged.remarks
-        self.unasked |= judged.unasked
+        own = _identity(rule.eqn)
+        self.unasked |= {(own, name): name for name in judged.unasked}
+        self.judged |= {(own, leaf.name) for leaf in leaves}
         for leaf in leaves:
             if rule.name in self.allow:
                 leaf = leaf._replace(verdict=RIGHT, causes=(), remarks=("deliberately not the derivative: allowed",))
             before = self.leaves.get(leaf.name)
             if before is None or (_WORSE[leaf.verdict], leaf.error) > (_WORSE[before.verdict], before.error):
                 self.leaves[leaf.name] = leaf
-        own = (rule.name, _function_of(rule.eqn).debug_info.func_src_info)
+        own = (rule.name, _written_at(rule.eqn))
         # What differentiates itself, as a solver of its own adjoint equation does, is looked into once.
-        if len(around) < _DEPTH and own not in around and rule.name not in self.allow and judged.asked_at_all:
+        looked_into = rule.name in self.allow or judged.forward
+        if len(around) < _DEPTH and own not in around and not looked_into and judged.asked_at_all:
             self._inside(judged, (*around, own))
 
     def _inside(self, one: Rule, around: tuple[Any, ...]) -> None:

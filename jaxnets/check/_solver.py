@@ -8,6 +8,7 @@ tolerance), differences of what the function gives decide.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -22,8 +23,9 @@ from jaxnets.check._numeric import size_of, source
 from jaxnets.check._precision import double
 from jaxnets.check._reference import CANNOT
 
-_SMALL = 1e-2  # what may be a tolerance, and
-_ROUNDING = 500  # how many roundings none is brought below
+_SMALL = 0.1  # what may be a tolerance, and
+_ROUNDING = 500  # how many roundings none is brought below; of a square, the square of so many
+_OFF = 0.5  # more than a tolerance may make of a gradient
 _TURNS = 10_000  # of a loop that no longer comes to its end
 _FACTORS = (1.0, 2.0**6, 2.0**14, 2.0**24)
 # How much of a difference may be left of one that tolerances make, and how many times smaller it is then: the steps of
@@ -46,7 +48,7 @@ class Excuse(NamedTuple):
     def fades(self) -> bool:
         """Whether the difference goes away, or is none to begin with."""
         goes = any(self.after <= min(least, self.before / by) for least, by in _FADES)
-        return self.before <= _NOTHING or goes
+        return self.before <= _NOTHING or (goes and self.before <= _OFF)
 
     def __str__(self) -> str:
         if self.by_differences:
@@ -58,12 +60,18 @@ class Excuse(NamedTuple):
 
 
 class _Tightened:
-    """A visitor under which these tolerances are smaller by a factor."""
+    """A visitor under which these tolerances are smaller by a factor; it counts how often loops go round."""
 
     most = _TURNS
 
-    def __init__(self, which: set[Tolerance], factor: Any, least: float):
-        self.which, self.factor, self.least = which, factor, least
+    def __init__(self, which: set[Tolerance], factor: Any, least: float, counts: Counter[Any]):
+        self.which, self.factor, self.least, self.counts = which, factor, least, counts
+
+    def turned(self, place, turns):
+        def count(turns):
+            self.counts[id(self.which), place] += int(turns)
+
+        jax.debug.callback(count, turns)
 
     def __call__(self, place, eqn, operands, given):
         return _walk.plain(place, eqn, operands, given)
@@ -71,7 +79,8 @@ class _Tightened:
     def literal(self, place, k, value):
         if (place, k) not in self.which:
             return value
-        size = jnp.maximum(abs(float(value)) / self.factor, self.least)
+        least = self.least if abs(float(value)) > 1e3 * self.least else self.least**2
+        size = jnp.maximum(abs(float(value)) / self.factor, least)
         return (np.sign(float(value)) * size).astype(value.dtype)
 
 
@@ -86,8 +95,9 @@ class Solver:
             self.function = _walk.trace(plain, *floats)
         self.least = _ROUNDING * max(float(jnp.finfo(v.dtype).eps) for v in floats)
         self.of_rule, self.of_function = (
-            tolerances(p, lambda size: self.least < size <= _SMALL) for p in (self.ruled, self.function)
+            tolerances(p, lambda size: self.least**2 < size <= _SMALL) for p in (self.ruled, self.function)
         )
+        self.counts: Counter[Any] = Counter()  # of the turns of loops in a run
         self.sides = jax.jit(self._sides)
         self.value = jax.jit(self._value)
         self.back = jax.jit(self._back)
@@ -98,8 +108,7 @@ class Solver:
     @cached_property
     def loops(self) -> bool:
         """Whether there is a loop at all that could tolerate something."""
-        sites = [s for p in (self.ruled, self.function) for s in _walk.sites(p, holders=True)]
-        return any(s.eqn.primitive.name == "while" for s in sites)
+        return any(_holds(p, "while") for p in (self.ruled, self.function))
 
     def excuse(self, bars: list[np.ndarray], i: int) -> Excuse | None:
         """The difference between what is pulled back to operand `i` and the derivative of what the function does, if
@@ -114,7 +123,8 @@ class Solver:
                     return worst
             except CANNOT:  # not to be differentiated forward
                 pass
-            return self._by_differences(bars, i) if self.wide else None
+            # Differences cannot see where a derivative is stopped.
+            return self._by_differences(bars, i) if self.wide and not _holds(self.function, "stop_gradient") else None
 
     def pull(self, bars: list[np.ndarray]) -> list[Any]:
         """What is pulled back where loops tolerate less."""
@@ -134,10 +144,17 @@ class Solver:
             yield directions
 
     def _along(self, bars, i, directions):
-        seen = [[float(v) for v in self.sides(self.floats, bars, directions, factor)] for factor in _FACTORS]
+        seen, turns = [], []
+        for factor in _FACTORS:
+            self.counts.clear()
+            seen.append([float(v) for v in self.sides(self.floats, bars, directions, factor)])
+            jax.effects_barrier()
+            turns.append(self.counts.copy())
         size = self._size(seen, i)
         first, *others = (abs(got - want) / size for got, want, *_ in seen)
-        return Excuse(first, min(others))
+        # What is asked for less than it tolerates goes round more often; else it is no tolerance.
+        longer = all(turns[-1][loop] >= count for loop, count in turns[0].items())
+        return Excuse(first, min(others) if longer else np.inf)
 
     def _by_differences(self, bars, i):
         """Where the steps themselves say nothing, as those of a bisection, what they lead to does."""
@@ -171,7 +188,7 @@ class Solver:
 
     def _sides(self, floats, bars, directions, factor):
         """What the rule and what the function give along directions; the size of the first; the function's own."""
-        visit = _Tightened(self.of_function, factor, self.least)
+        visit = _Tightened(self.of_function, factor, self.least, self.counts)
         out, along = jax.jvp(lambda x: _walk.run(self.function, x, visit)[0], (floats,), (directions,))
         came = self._back(floats, bars, factor)
         want = sum(_sum(b, m) for b, m in zip(bars, along, strict=True))
@@ -181,11 +198,32 @@ class Solver:
         return got, want, size, natural
 
     def _back(self, floats, bars, factor):
-        return _walk.run(self.ruled, [*floats, *bars], _Tightened(self.of_rule, factor, self.least))[0]
+        return _walk.run(self.ruled, [*floats, *bars], _Tightened(self.of_rule, factor, self.least, self.counts))[0]
 
     def _value(self, floats, bars):
-        out = _walk.run(self.function, list(floats), _Tightened(self.of_function, _FACTORS[-1], self.least))[0]
+        visit = _Tightened(self.of_function, _FACTORS[-1], self.least, self.counts)
+        out = _walk.run(self.function, list(floats), visit)[0]
         return sum(_sum(b, o) for b, o in zip(bars, out, strict=True))
+
+
+class _Bounded:
+    """A visitor under which no loop goes on for ever."""
+
+    most = _TURNS
+
+    def __call__(self, place, eqn, operands, given):
+        return _walk.plain(place, eqn, operands, given)
+
+
+def bounded(pull: Callable[..., Any], floats: list[np.ndarray], bars: list[np.ndarray]) -> Callable[..., Any]:
+    """The same as a program without endless loops: one may never come to its end where a cotangent is larger than its
+    tolerance is meant for."""
+    program = _walk.trace(pull, floats, bars)
+    return jax.jit(lambda floats, bars: _walk.run(program, [*floats, *bars], _Bounded())[0])
+
+
+def _holds(program: Any, name: str) -> bool:
+    return any(s.eqn.primitive.name == name for s in _walk.sites(program, holders=True))
 
 
 def _sum(weights, values):

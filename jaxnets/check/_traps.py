@@ -12,6 +12,7 @@ import numpy as np
 from jaxnets.check._compiled import quickly
 from jaxnets.check._names import frames_of
 from jaxnets.check._report import WRONG, Cause, Leaf
+from jaxnets.check._solver import bounded
 
 if TYPE_CHECKING:
     from jaxnets.check._rule import Rule
@@ -22,6 +23,7 @@ class RaisesError(Exception):
 
     def __init__(self, error: BaseException | str):
         self.meant, where = True, ""
+        self.traced = isinstance(error, jax.errors.UnexpectedTracerError)  # it closes over what is traced
         if isinstance(error, BaseException):
             frame = next(frames_of(error), None)
             refuses = isinstance(error, NotImplementedError) or (frame and (frame.line or "").startswith("raise"))
@@ -43,42 +45,43 @@ class Traps:
         """What is seen with two cotangents, not with one alone."""
         try:
             first = self._at(leaves, plain, 3)
-            if first == leaves:
-                return leaves
-            second = {leaf.name: leaf for leaf in self._at(leaves, plain, 5)}
+            second = {leaf.name: leaf for leaf in (first if first == leaves else self._at(leaves, plain, 5))}
+            told = self._told()
         except Exception as error:  # it went well for the cotangent that it was judged with
             self.rule.remarks.append(f"{self.rule.name}: for other cotangents it {RaisesError(error)}")
             return leaves
         before = {leaf.name: leaf for leaf in leaves}
         seen = [leaf if second.get(leaf.name) != before.get(leaf.name) else before.get(leaf.name) for leaf in first]
-        return [leaf for leaf in seen if leaf is not None]
+        return [leaf for leaf in seen if leaf is not None] + told
 
     def _at(self, leaves: list[Leaf], plain: Sequence[Any], seed: int) -> list[Leaf]:
-        floats = self.rule.floats()
-        out, pull = jax.vjp(self.rule.ruled, *jax.device_put(floats))
-        bars = self.rule.cotangents(out, seed)
+        rule, floats = self.rule, self.rule.floats()
+        out, pull = rule.vjp(floats)
+        bars = rule.cotangents(out, seed)
         once = pull(jax.device_put(bars))
         leaves = [self._dtype(leaf, v, g) for leaf, v, g in zip(leaves, floats, once, strict=True)]
-        eps = eps_of([*floats, *once])
-        linear = self._linear(leaves, partial(self.rule.pulled, floats), bars, 300 * eps)
-        unlike = self._unlike(floats, bars, out, once, plain, 1000 * eps_of(floats))
-        if (linear != leaves or unlike) and self.rule.solver.loops:  # what a loop tolerates is no fault
-            floats, bars = self.rule.precise()
-            exact = self._linear(leaves, self.rule.solver.pull, bars, self.rule.solver.room)
+        eps = max(rule.eps, eps_of(once))
+        pulled = bounded(rule.pull, floats, bars) if rule.solver.loops else rule.pulled
+        linear = self._linear(leaves, partial(pulled, floats), bars, 300 * eps)
+        unlike = self._unlike(floats, bars, out, once, plain, 1000 * rule.eps)
+        if (linear != leaves or unlike) and rule.solver.loops:  # what a loop tolerates is no fault
+            floats, bars = rule.precise()
+            exact = self._linear(leaves, rule.solver.pull, bars, rule.solver.room)
             linear = [a if b != c else c for a, b, c in zip(linear, exact, leaves, strict=True)]
-            with self.rule.solver.precision():
-                out, pull = jax.vjp(self.rule.ruled, *jax.device_put(floats))
+            with rule.solver.precision():
+                out, pull = rule.vjp(floats)
                 once = pull(jax.device_put(bars))
-                exact = self._unlike(floats, bars, out, once, quickly(self.rule.plain)(*floats), self.rule.solver.room)
+                exact = self._unlike(floats, bars, out, once, quickly(rule.plain)(*floats), rule.solver.room)
             unlike = [leaf for leaf in unlike if leaf.name in {e.name for e in exact}]
         return linear + unlike
 
     def _unlike(self, floats, bars, out, once, plain: Sequence[Any], room: float) -> list[Leaf]:
         """Where the rule gives another value than the function, or something else once it is transformed."""
+        some, other = self._some(), self.rule.cotangents(bars, 4)
         return [
             *self._value(out, plain, room),
-            *self._same_under("jit", lambda: self.rule.pulled(floats, bars), once, room),
-            *self._same_under("vmap", lambda: self._mapped(floats, bars), once, room),
+            *self._same("under jit", lambda: self.rule.pulled(floats, bars), once, some, room),
+            *self._same("under vmap", lambda: self._mapped(floats, other, bars), once, some, room),
         ]
 
     def _dtype(self, leaf: Leaf, value, g) -> Leaf:
@@ -95,23 +98,29 @@ class Traps:
 
         once, zero, thrice, back = (pull(times(factor)) for factor in (1, 0, 3, -1))
         other = pull(self.rule.cotangents(bars, 4))
-        narrow = any(b.dtype == jnp.float16 for b in [*bars, *once])
+        # A part that nobody takes up has a cotangent of zeros.
+        halves = [pull([np.where(np.arange(b.size).reshape(b.shape) % 2 == k, b, 0) for b in bars]) for k in (0, 1)]
+        narrow = self.rule.eps == float(jnp.finfo(jnp.float16).eps) or any(
+            b.dtype == jnp.float16 for b in [*bars, *once]
+        )
         far = 16.0 if narrow else 2.0**14  # a rule may cut off what is large, or what is small
         large, small = ([np.asarray(g, np.float64) / s for g in pull(times(s))] for s in (far, 1 / far))
         changed = []
-        for leaf, z, g, t, m, o, big, little in zip(leaves, zero, once, thrice, back, other, large, small, strict=True):
-            z, g, t, m, o = (np.asarray(a, np.float64) for a in (z, g, t, m, o))
+        all_of_them = zip(leaves, zero, once, thrice, back, other, large, small, *halves, strict=True)
+        for leaf, z, g, t, m, o, big, little, even, odd in all_of_them:
+            z, g, t, m, o, even, odd = (np.asarray(a, np.float64) for a in (z, g, t, m, o, even, odd))
             size = float(np.max(np.abs(g[np.isfinite(g)]), initial=0))
             off = room * (size or 1.0)
+            sides = (t - 3 * g, m + g, z, big - g, little - g, even + odd - g)
             cause = None
             if size and np.array_equal(g, o) and np.array_equal(g, t):
                 cause = Cause(
                     "factor", "the incoming cotangent is ignored: right for grad of a scalar, wrong in a graph", 0.0
                 )
-            elif any(bool(np.any(np.abs(d) > off)) for d in (t - 3 * g, m + g, z, big - g, little - g)):
-                cause = Cause(
-                    "constant" if np.any(np.abs(z) > off) else "factor", "not linear in the incoming cotangent", 0.0
-                )
+            elif any(_beyond(d, off, g) for d in sides):
+                silent = any(_beyond(np.where(np.isfinite(d), 0, d), off, g) for d in sides)
+                what = "not a number where a cotangent is zero" if silent else "not linear in the incoming cotangent"
+                cause = Cause("constant" if _beyond(z, off, g) else "factor", what, 0.0)
             if cause is not None:
                 leaf = leaf._replace(verdict=WRONG, causes=(cause, *leaf.causes))
             changed.append(leaf)
@@ -128,7 +137,6 @@ class Traps:
             off = np.where(both, np.where(np.isfinite(o - p), np.abs(o - p), np.inf), 0) / scale
             if off.size and off.max() > worst:
                 worst, at = float(off.max()), tuple(int(i) for i in np.unravel_index(off.argmax(), off.shape))
-        eps = eps_of(self.rule.floats())
         if worst <= room:
             return []
         cause = Cause(
@@ -136,15 +144,43 @@ class Traps:
             "the forward rule returns another value than the function: value_and_grad differs from the call",
             0.0,
         )
-        return [Leaf(f"{self.rule.name} (value)", WRONG, worst, worst / eps, at, (cause,), source=self.rule.where)]
+        return [
+            Leaf(f"{self.rule.name} (value)", WRONG, worst, worst / self.rule.eps, at, (cause,), source=self.rule.where)
+        ]
 
-    def _mapped(self, floats, bars):
+    def _mapped(self, floats, other, bars):
+        """As the second of two, which differ."""
         two = [np.stack([f, f]) for f in floats]
-        bars = [np.stack([b, b]) for b in bars]
-        mapped = jax.vmap(lambda a, b: jax.vjp(self.rule.ruled, *a)[1](b))
-        return [np.asarray(g)[1] for g in quickly(mapped)(two, bars)]
+        both = [np.stack([o, b]) for o, b in zip(other, bars, strict=True)]
+        mapped = jax.vmap(self.rule.pull)
+        return [np.asarray(g)[1] for g in quickly(mapped)(two, both)]
 
-    def _same_under(self, what, run, once, room) -> list[Leaf]:
+    def _some(self) -> list[int]:
+        """The operands that somebody differentiates by."""
+        return [i for i in range(len(self.rule.at)) if self.rule.is_asked(i) or not self.rule.asked_at_all]
+
+    def _told(self) -> list[Leaf]:
+        """By the operands that somebody differentiates by alone, through the results that somebody takes up: a rule may
+        be told which others are constant (`symbolic_zeros`). JAX keeps what a rule saves for the zeros that it is first
+        asked with: this comes last, and by an equation of its own."""
+        rule, some, floats = self.rule, self._some(), self.rule.floats()
+        if not rule.eqn.params.get("symbolic_zeros"):
+            return []
+        out, pull = rule.vjp(floats)
+        bars = rule.cotangents(out, 3)
+        once, eqn = pull(jax.device_put(bars)), rule.rule.again()
+
+        def taken_up(*given):
+            known = dict(zip(some, given, strict=True))
+            out = rule.run(eqn, [known.get(i, v) for i, v in enumerate(floats)], removed=False)
+            return [o for o, yes in zip(out, rule.through, strict=True) if yes]
+
+        pull = jax.vjp(taken_up, *(jax.device_put(floats[i]) for i in some))[1]
+        came = dict(zip(some, pull([b for b, yes in zip(bars, rule.through, strict=True) if yes]), strict=True))
+        got = [came.get(i) for i in range(len(floats))]
+        return self._same("told what is constant", lambda: got, once, some, 1000 * rule.eps)
+
+    def _same(self, what, run, once, some, room) -> list[Leaf]:
         if self.rule.eqn.primitive.name == "shard_map":
             return []
         try:
@@ -152,21 +188,22 @@ class Traps:
         except Exception:  # not every rule can be mapped; that is no error in its derivative
             return []
         worst = 0.0
-        for i, (g, o) in enumerate(zip(got, once, strict=True)):
-            if self.rule.asked_at_all and not self.rule.is_asked(i):
-                continue
-            g, o = np.asarray(g, np.float64), np.asarray(o, np.float64)
+        for i in some:
+            g, o = np.asarray(got[i], np.float64), np.asarray(once[i], np.float64)
             scale = float(np.max(np.abs(o[np.isfinite(o)]), initial=0)) or 1.0
             same = np.isnan(g) & np.isnan(o)
             off = np.where(same, 0, np.abs(g - o))
             worst = max(worst, float(np.max(np.where(np.isnan(off), np.inf, off), initial=0)) / scale)
-        eps = eps_of(self.rule.floats())
         if worst <= room:
             return []
-        cause = Cause("place", f"the rule gives something else under {what}", 0.0)
-        return [
-            Leaf(f"{self.rule.name} (under {what})", WRONG, worst, worst / eps, None, (cause,), source=self.rule.where)
-        ]
+        cause = Cause("place", f"the rule gives something else {what}", 0.0)
+        ulp = worst / self.rule.eps
+        return [Leaf(f"{self.rule.name} ({what})", WRONG, worst, ulp, None, (cause,), source=self.rule.where)]
+
+
+def _beyond(off: np.ndarray, room: float, once: np.ndarray) -> bool:
+    """Whether anything is off by more; not a number is, where there is one for the cotangent itself."""
+    return bool(np.any(~(np.abs(off) <= room) & np.isfinite(once)))
 
 
 def eps_of(values: Sequence[Any]) -> float:

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax._src import source_info_util  # no public way leads from an equation to the line that made it
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jax.extend.core import Literal as Literal
-from jax.extend.core import jaxpr_as_fun
 
 Place = tuple[int, ...]
 # visit(place, equation, operands, given) -> results, to hand out (None: nothing)
@@ -118,9 +118,52 @@ def _sites(jaxpr, place, lengths, looped, rules, loop, holders):
 
 
 def unread(closed: Any) -> list[str]:
-    """The equations that hold rules which are not read, by their source: hijax primitives, of which `custom_vjp` may be
-    made too (JAX 0.11 and later). They are run as they are, and differentiated by their own rules."""
-    return [source(s.eqn) for s in sites(closed, holders=True) if "_prim" in s.eqn.params]
+    """What holds rules and is not read, but run and differentiated as it is: hijax primitives, of which `custom_vjp`
+    may be made too (JAX 0.11 and later), and others that hold programs, as a linear solver holds its product."""
+    return [
+        *(f"the rule of {source(s.eqn)}, a hijax primitive" for s in sites(closed, holders=True) if _is_hijax(s.eqn)),
+        *(f"the rules in {source(eqn)}" for eqn, _ in shut(closed)),
+    ]
+
+
+def _is_hijax(eqn: Any) -> bool:
+    return "_prim" in eqn.params
+
+
+def shut(closed: Any) -> list[tuple[Any, list[Any]]]:
+    """The equations that hold programs which are not walked into, and the rules in these, if there are any."""
+    held = [
+        (s.eqn, list(_rules_held(s.eqn)))
+        for s in sites(closed, holders=True)
+        if not inner(s.eqn) and not _is_hijax(s.eqn) and s.eqn.primitive.name not in _LOOPS
+    ]
+    return [each for each in held if each[1]]
+
+
+def _rules_held(eqn: Any) -> Iterator[Any]:
+    for program in _held(eqn.params):
+        for e in opened(program)[0].eqns:
+            if e.primitive.name in RULES:
+                yield e
+            yield from _rules_held(e)
+
+
+def _held(value: Any) -> Iterator[Any]:
+    """The programs within an equation's parameters."""
+    if isinstance(value, Jaxpr | ClosedJaxpr):
+        yield value
+    elif isinstance(value, dict | tuple | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _held(part)
+
+
+def stops_within(eqn: Any) -> bool:
+    """Whether `stop_gradient` stands anywhere in the programs that an equation holds."""
+    return any(
+        e.primitive.name == "stop_gradient" or stops_within(e)
+        for program in _held(eqn.params)
+        for e in opened(program)[0].eqns
+    )
 
 
 def unused_marks(closed: Any) -> set[str]:
@@ -175,7 +218,7 @@ def _run(jaxpr, consts, args, visit, given, place):
             program, inside = opened(eqn.params[_INLINE[name]])
             out, got = _run(program, inside, operands, visit, given, here)
             if name in RULES and hasattr(visit, "leaving"):
-                out = visit.leaving(here, out)
+                out = visit.leaving(here, operands, out)
             handed |= got
         elif name in _LOOPS:
             out, got = _LOOPS[name](eqn, operands, visit, _below(given, here), here)
@@ -246,24 +289,33 @@ def _cond(eqn, operands, visit, given, here):
 
 def _while(eqn, operands, visit, given, here):
     del given
-    if opened(eqn.params["cond_jaxpr"])[0].outvars[0].aval.shape:  # mapped over: only the primitive itself can do that
-        return bind(eqn, operands), {}
     n_cond, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     for_cond, for_body, start = operands[:n_cond], operands[n_cond : n_cond + n_body], operands[n_cond + n_body :]
     (test, test_consts), (body, body_consts) = opened(eqn.params["cond_jaxpr"]), opened(eqn.params["body_jaxpr"])
+    most = getattr(visit, "most", None)
 
     def goes_on(now):
+        """Of each example, where the loop is mapped over several."""
         return _run(test, test_consts, [*for_cond, *now], visit, {}, (*here, 0))[0][0]
 
-    def once_more(now):
-        return _run(body, body_consts, [*for_body, *now], visit, {}, (*here, 1))[0]
+    def once_more(state):
+        turns, now = state
+        new = _run(body, body_consts, [*for_body, *now], visit, {}, (*here, 1))[0]
+        if test.outvars[0].aval.shape:  # an example that has come to its end stays as it is
+            going = goes_on(now)
+            axes = tuple(range(going.ndim))
+            ends = [lax.broadcast_in_dim(~going, a.shape, axes) for a in new]
+            new = [lax.select_n(end, a, b) for end, a, b in zip(ends, new, now, strict=True)]
+        return turns + 1, new
 
-    if (most := getattr(visit, "most", None)) is None:
-        return list(lax.while_loop(goes_on, once_more, start)), {}
-    counted = lax.while_loop(
-        lambda now: (now[0] < most) & goes_on(now[1]), lambda now: (now[0] + 1, once_more(now[1])), (0, start)
-    )
-    return list(counted[1]), {}
+    def any_goes_on(state):
+        turns, now = state
+        return jnp.any(goes_on(now)) if most is None else jnp.any(goes_on(now)) & (turns < most)
+
+    turns, end = lax.while_loop(any_goes_on, once_more, (0, start))
+    if hasattr(visit, "turned"):
+        visit.turned(here, turns)
+    return list(end), {}
 
 
 def _shard_map(eqn, operands, visit, given, here):
@@ -304,6 +356,18 @@ def function_of(eqn: Any) -> str | None:
 
 
 _HERE = os.path.dirname(__file__)
+
+
+def as_key(v: Any, value: Any) -> Any:
+    """The numbers of a random key as the key that this variable is of; anything else as it is."""
+    if not jnp.issubdtype(v.aval.dtype, jax.dtypes.prng_key):
+        return value
+    return jax.random.wrap_key_data(value, impl=v.aval.dtype._impl.name)
+
+
+def without_rules(eqn: Any, operands: list[Any]) -> list[Any]:
+    """What a `shard_map` gives without the rules in it."""
+    return _shard_map(eqn, operands, plain, None, ())[0]
 
 
 def is_float(x: Any) -> bool:
