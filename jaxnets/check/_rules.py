@@ -33,10 +33,11 @@ def rules(
 ) -> Report:
     """Find every derivative rule that `f(*args)` meets, and test each at the values that it really meets.
 
-    Rules are found under `jit`, `scan`, `while`, `cond`, `vmap`, `remat`, `shard_map` and inside other rules. Each is
-    held against autodiff of the function that it decorates, and tested for what JAX lets pass in silence. A rule that
-    is meant to be something else than the derivative is named in `allow`. What `f` never differentiates by, such as a
-    constant operand, is told and not judged; a solver's rule is right within the solver's tolerance.
+    Rules are found under `jit`, `scan`, `while`, `cond`, `vmap`, `remat`, `shard_map`, inside other rules, and under a
+    `grad`, `jvp` or `vjp` of the function's own. Each is held against autodiff of the function that it decorates, and
+    tested for what JAX lets pass in silence. A rule that is meant to be something else than the derivative is named in
+    `allow`. What `f` never differentiates by, such as a constant operand, is told and not judged; a solver's rule is
+    right within the solver's tolerance.
 
     >>> @jax.custom_vjp
     ... def square(x):
