@@ -1,15 +1,54 @@
 """What every room computes with: products summed in float32 or wider, rows picked by number, device axes."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import wraps
+from itertools import takewhile
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType, PartitionSpec, auto_axes, use_abstract_mesh
 
-# What the nets compute with. Called as it is, as in a notebook, it is one program, compiled once for each size; in a
-# `jit` of the caller's it is as if it stood there.
-compiled = partial(jax.jit, inline=True)
+
+def compiled(f: Callable[..., Any], *, static: tuple[int, ...] = (), rows: int | None = None) -> Callable[..., Any]:
+    """What the nets compute with. Called as it is, as in a notebook, it is one program, compiled once for each size; in
+    a `jit` of the caller's it is as if it stood there.
+
+    Where axes of a mesh are explicit, as `jax.make_mesh` makes them, the compiler chooses within: what comes out is
+    split over devices as the leading axes of argument number `rows` are.
+    """
+
+    def on_any_mesh(*args):
+        shardings = [
+            jax.typeof(a).sharding for k in set(range(len(args))) - set(static) for a in jax.tree.leaves(args[k])
+        ]
+        mesh = next((s.mesh for s in shardings if AxisType.Explicit in s.mesh.axis_types), None)
+        if rows is None or mesh is None:
+            return f(*args)
+        data = jax.typeof(jax.tree.leaves(args[rows])[0])
+        dynamic = [k for k in range(len(args)) if k not in static]
+
+        def called(*given):
+            full = list(args)
+            for k, value in zip(dynamic, given, strict=True):
+                full[k] = value
+            return f(*full)
+
+        given = [args[k] for k in dynamic]
+        out = jax.eval_shape(called, *jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), given))
+        split = jax.tree.map(lambda a: _split_as(data, a.shape), out)
+        with use_abstract_mesh(mesh):
+            return auto_axes(called, out_sharding=split)(*given)
+
+    return jax.jit(wraps(f)(on_any_mesh), static_argnums=static, inline=True)
+
+
+def _split_as(data: Any, shape: tuple[int, ...]) -> PartitionSpec:
+    """Over which axes of the mesh a result's axes are split, those that it shares with the data."""
+    leading = zip(shape, data.shape, data.sharding.spec, strict=False)
+    shared = takewhile(lambda axis: axis[0] == axis[1], leading)
+    return PartitionSpec(*(over for _, _, over in shared))
 
 
 def wide(dtype: Any) -> Any:

@@ -14,6 +14,7 @@ Reference: D. E. Rumelhart, G. E. Hinton, R. J. Williams, Learning representatio
 Nature 323 (1986).
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -55,7 +56,7 @@ def reference(params: Params, x: Any) -> jax.Array:
     return _reference(*_check(Call("dense.reference"), params, x))
 
 
-@compiled
+@partial(compiled, rows=1)
 def _reference(params: Params, x: jax.Array) -> jax.Array:
     sums_wide = wide(x.dtype)
     a = x.astype(sums_wide)
@@ -137,13 +138,13 @@ def predict(params: Params, x: Any) -> jax.Array:
     return heads._probabilities(_logits(params, x), params.W[-1].shape[1] == 1).astype(x.dtype)
 
 
-@compiled
+@partial(compiled, rows=0)
 def _sums(x: jax.Array, W: tuple[jax.Array, ...], b: tuple[jax.Array, ...] | None) -> jax.Array:
     batch = x.shape[:-1]
     return _layers(*on_same_axes(x.reshape(-1, x.shape[-1]), W, b)).reshape(*batch, W[-1].shape[1])
 
 
-@compiled
+@partial(compiled, rows=1)
 def _logits(params: Params, x: jax.Array) -> jax.Array:
     return _squeeze(params, _sums(x, params.W, params.b))
 

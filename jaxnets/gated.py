@@ -69,7 +69,7 @@ def reference(params: Params, x: Any, eta: Any) -> jax.Array:
     return _reference(*_check(Call("gated.reference"), params, x, eta))
 
 
-@compiled
+@partial(compiled, rows=1)
 def _reference(params: Params, x: jax.Array, eta: jax.Array) -> jax.Array:
     W, U, v, r, c = jax.tree.map(lambda p: p.astype(wide(p.dtype)), params)
     x_wide, eta_wide = x.astype(W.dtype), eta.astype(W.dtype)
@@ -147,7 +147,7 @@ def _folded_bwd(x, eta, W, U, v, kept, z_y_bar):
     return by_row * dot(eta, M.T), by_row * dot(x, M), W_bar, U_bar, v_bar  # (G7)
 
 
-_logit.defvjp(compiled(_logit_fwd, static_argnums=0), compiled(_logit_bwd, static_argnums=0))
+_logit.defvjp(compiled(_logit_fwd, static=(0,)), compiled(_logit_bwd, static=(0,)))
 
 
 def logit(x: Any, eta: Any, W: Any, U: Any, v: Any, r: Any, c: Any = None) -> jax.Array:
@@ -181,7 +181,7 @@ def predict(params: Params, x: Any, eta: Any) -> jax.Array:
     return heads._probabilities(_logits(params, x, eta), True).astype(x.dtype)
 
 
-@compiled
+@partial(compiled, rows=1)
 def _logits(params: Params, x: jax.Array, eta: jax.Array) -> jax.Array:
     x_rows, eta_rows = x.reshape(-1, x.shape[-1]), eta.reshape(-1, eta.shape[-1])
     fold = _folds(x_rows.shape[0], x_rows.shape[1], eta_rows.shape[1], params.v.shape[0])

@@ -46,7 +46,7 @@ def reference_softmax(h: Any, V: Any, c: Any, k: Any, *, weights: Any = None, re
     return _reference_head(h, V, c, k, weights, reduction)
 
 
-@partial(compiled, static_argnums=5)
+@partial(compiled, static=(5,), rows=0)
 def _reference_head(h: jax.Array, V: jax.Array, c: Any, y: jax.Array, weights: Any, reduction: str) -> jax.Array:
     return _reference_loss(_reference_logits(h, V, c), y, weights, reduction)
 
@@ -69,7 +69,7 @@ def reference_loss(z: Any, y: Any, *, weights: Any = None, reduction: str = "mea
     return _reference_loss(z, y, weights, reduction)
 
 
-@partial(compiled, static_argnums=3)
+@partial(compiled, static=(3,), rows=0)
 def _reference_loss(z: jax.Array, y: jax.Array, weights: Any, reduction: str) -> jax.Array:
     z = z.astype(wide(z.dtype))
     y, weights, scored = _split_mask(y, weights, None)
@@ -256,7 +256,7 @@ def softmax(h: Any, V: Any, c: Any, k: Any, *, weights: Any = None, reduction: s
 # What the nets share: unchecked, because they check under their own callers' names.
 
 
-@partial(compiled, static_argnums=5)
+@partial(compiled, static=(5,), rows=0)
 def _loss(h: jax.Array, V: jax.Array, c: jax.Array | None, y: jax.Array, weights: Any, reduction: str) -> jax.Array:
     """The head's loss: `V` a vector, logistic, else softmax."""
     if weights is not None and weights.dtype == jnp.bool_:  # what the caller masks may be anything
@@ -264,7 +264,7 @@ def _loss(h: jax.Array, V: jax.Array, c: jax.Array | None, y: jax.Array, weights
     return _loss_of_logits(_logits(h, V, c), y, weights, reduction)
 
 
-@partial(compiled, static_argnums=3)
+@partial(compiled, static=(3,), rows=0)
 def _loss_of_logits(z: jax.Array, y: jax.Array, weights: Any, reduction: str) -> jax.Array:
     """The loss of wide logits: logistic where they have the axes of `y`, else softmax."""
     y, weights, scored = _split_mask(y, weights, None)
@@ -282,7 +282,7 @@ def _probability(t: jax.Array, like: jax.Array) -> jax.Array:
     return jnp.where((t >= 0) & (t <= 1), t, jnp.nan)
 
 
-@partial(compiled, static_argnums=1)
+@partial(compiled, static=(1,))
 def _probabilities(z: jax.Array, one_output: bool) -> jax.Array:
     """(H1, H5): y = σ(a), or ŷ = softmax(z) over the last axis."""
     z = _finite(z)

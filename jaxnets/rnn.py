@@ -96,7 +96,7 @@ def reference(
     return _reference(params, data, call.flag("every_step", every_step), how.truncate)
 
 
-@partial(compiled, static_argnums=(2, 3))
+@partial(compiled, static=(2, 3), rows=1)
 def _reference(params: Params, data: "_Data", every_step: bool, truncate: int | None) -> jax.Array:
     x, lengths, h0 = _with_batch(data, params.W)
     T = x.shape[1]
@@ -298,7 +298,7 @@ def _chunk_deltas(g, h, valid, cut, W, W_T, handed_back, unroll):
     return lax.scan(step, handed_back, (g, h, valid, cut), reverse=True, unroll=unroll)
 
 
-_run.defvjp(compiled(_run_fwd, static_argnums=0), compiled(_run_bwd, static_argnums=0))
+_run.defvjp(compiled(_run_fwd, static=(0,)), compiled(_run_bwd, static=(0,)))
 
 
 def _zero_beyond(h: jax.Array, valid: jax.Array | None) -> jax.Array:
@@ -492,17 +492,17 @@ def _plan_of(cell: Params, data: _Data, how: _How, out: str, classes: int = 1) -
     return _plan(data.steps, rows, cell.W.shape[0], cell.W.dtype.itemsize, out, *how, classes, on_cpu())
 
 
-@partial(compiled, static_argnums=0)
+@partial(compiled, static=(0,), rows=2)
 def _operation(plan: _Plan, cell: Params, data: _Data) -> jax.Array:
     return _hidden(plan, cell, data).astype(cell.W.dtype)
 
 
-@partial(compiled, static_argnums=0)
+@partial(compiled, static=(0,), rows=2)
 def _logits(plan: _Plan, params: Params, data: _Data) -> jax.Array:
     return heads._logits(_hidden(plan, params, data), params.V, params.c)  # (R2)
 
 
-@partial(compiled, static_argnums=(0, 5))
+@partial(compiled, static=(0, 5), rows=2)
 def _loss(plan: _Plan, params: Params, data: _Data, y: jax.Array, weights: Any, reduction: str) -> jax.Array:
     if plan.out == "last":
         return heads._loss(_hidden(plan, params, data), params.V, params.c, y, weights, reduction)  # (R2)

@@ -95,7 +95,7 @@ def reference(params: Params, x: Any, lengths: Any = None) -> jax.Array:
     return _reference(*_check(Call("textconv.reference"), params, x, lengths))
 
 
-@compiled
+@partial(compiled, rows=1)
 def _reference(params: Params, x: jax.Array, lengths: Any) -> jax.Array:
     dtype, single = params.V.dtype, _is_single(x)
     params = jax.tree.map(lambda a: a.astype(wide(a.dtype)), params)
@@ -335,7 +335,7 @@ def max_over_time(x: Any, U: Any, b: Any = None, lengths: Any = None, *, width: 
     return _operation(Params(None, (U,), None if b is None else (b,), U, None), x, lengths)
 
 
-@compiled
+@partial(compiled, rows=1)
 def _operation(params: Params, x: jax.Array, lengths: Any) -> jax.Array:
     h = _hidden(params, x, lengths)
     return (h[0] if _is_single(x) else h).astype(x.dtype)
@@ -370,7 +370,7 @@ def loss(
     key, drop = None if key is None else call.key(key), call.fraction("drop", drop)
     classes = None if params.V.ndim == 1 else params.V.shape[1]
     y, weights = heads._check_targets(call, "y", y, classes, ("",) if _is_single(x) else ("B",), weights, reduction)
-    return heads._loss_of_logits(_logits(params, x, lengths, drop=drop, key=key), y, weights, reduction)
+    return heads._loss_of_logits(_logits(params, x, lengths, drop, key), y, weights, reduction)
 
 
 def predict(params: Params, x: Any, lengths: Any = None) -> jax.Array:
@@ -382,7 +382,7 @@ def predict(params: Params, x: Any, lengths: Any = None) -> jax.Array:
 # Inside: everything is checked by now.
 
 
-@partial(compiled, static_argnames="drop")
+@partial(compiled, static=(3,), rows=1)
 def _logits(params: Params, x: jax.Array, lengths: Any, drop: float = 0.0, key: Any = None) -> jax.Array:
     h = _hidden(params, x, lengths)
     if drop and key is not None:

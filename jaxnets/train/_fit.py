@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxnets._shapes import Call
 from jaxnets.train import _processes
 from jaxnets.train._examples import buckets_of, size
-from jaxnets.train._mesh import is_mean
+from jaxnets.train._mesh import is_mean, of_its_own_mesh
 from jaxnets.train._plan import plan_of
 from jaxnets.train._run import Fitted, Run
 from jaxnets.train._scores import scores
@@ -36,6 +36,7 @@ class Progress(NamedTuple):
     history: list[dict[str, float]]  # entries of the epochs that are done
 
 
+@of_its_own_mesh
 def fit(
     loss: Callable[..., jax.Array],
     params: Any,

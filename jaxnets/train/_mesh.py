@@ -6,7 +6,8 @@ same on all of them. What a batch has beyond equal shares is computed by every d
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,20 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnets._arrays import reached, wide
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def of_its_own_mesh(f: Callable[P, R]) -> Callable[P, R]:
+    """Whatever mesh the caller has set: what trains says itself what is where."""
+
+    @wraps(f)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        with jax.set_mesh(Mesh(np.empty((), object), ())):
+            return f(*args, **kwargs)
+
+    return called
 
 
 def replicated(tree: Any, mesh: Mesh | None) -> Any:
