@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec, auto_axes, use_abstract_mesh
 
@@ -49,6 +50,11 @@ def _split_as(data: Any, shape: tuple[int, ...]) -> PartitionSpec:
     leading = zip(shape, data.shape, data.sharding.spec, strict=False)
     shared = takewhile(lambda axis: axis[0] == axis[1], leading)
     return PartitionSpec(*(over for _, _, over in shared))
+
+
+def is_known(*sizes: Any) -> bool:
+    """Whether each is a number, and none a symbol that stands for any size, as under `jax.export`."""
+    return all(isinstance(n, int | np.integer) for n in sizes)
 
 
 def wide(dtype: Any) -> Any:

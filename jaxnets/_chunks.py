@@ -26,7 +26,7 @@ def over_chunks(
         return chunk(carry, full * length, rest, kept[1])
 
     outs = {loop: None, end: None}
-    parts = ([loop] if full else []) + ([end] if rest or not full else [])
+    parts = ([loop] if full else []) + ([end] if not full or rest else [])
     for part in reversed(parts) if reverse else parts:
         carry, outs[part] = part(carry)
     return carry, (outs[loop], outs[end])

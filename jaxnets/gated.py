@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxnets import heads
-from jaxnets._arrays import compiled, dot, normal, on_same_axes, wide
+from jaxnets._arrays import compiled, dot, is_known, normal, on_same_axes, wide
 from jaxnets._shapes import Call
 
 
@@ -81,8 +81,9 @@ def _reference(params: Params, x: jax.Array, eta: jax.Array) -> jax.Array:
 
 
 def _folds(B: int, a: int, b: int, c: int) -> bool:
-    """The cost formula: operations of a step (of the parameters' gradients) folded, against those in full."""
-    return 4 * B * a * b + 6 * a * b * c < 4 * B * c * (a + b)
+    """The cost formula: operations of a step (of the parameters' gradients) folded, against those in full. In full for
+    any number of rows, where it is not known."""
+    return is_known(B) and 4 * B * a * b + 6 * a * b * c < 4 * B * c * (a + b)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

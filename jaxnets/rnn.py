@@ -34,6 +34,7 @@ from jaxnets._arrays import (
     add_rows,
     compiled,
     dot,
+    is_known,
     normal,
     on_cpu,
     on_same_axes,
@@ -156,7 +157,12 @@ def _plan(
     Elsewhere than on a CPU a step takes as long as its few kernels take to follow each other, whatever their size:
     steps are made again only where the states take more than a GiB, chunks are long, and the loop makes several steps
     at a time.
+
+    Of any length, where it is not known: one chunk, and all states kept. Of any number of rows: as for one.
     """
+    if not is_known(T):
+        return _Plan(out, truncate, T, keep=True, unroll=1 if cpu else 8)
+    B = B if is_known(B) else 1
     worth_keeping = 8 * 2**20 * max(1, H / 128) ** 2 if cpu else 2**30  # bytes
     keep = save == "all" or (save == "auto" and T * B * H * itemsize <= worth_keeping)
     if isinstance(save, str):
@@ -237,7 +243,7 @@ def _run_bwd(plan, saved, out_bar):
     (B, T), (D, H) = x.shape[:2], U.shape
     W_wide = W.astype(sums)
     # A product of few rows is slower with a turned W, so that it is turned once; one of many rows turns it for nothing.
-    W_T = W_wide.T if B < 64 else None
+    W_T = W_wide.T if is_known(B) and B < 64 else None
 
     def chunk(carry, start, steps, kept):
         handed_back, (x_bar, U_bar, W_bar, b_bar), head_bar = carry
@@ -594,7 +600,8 @@ def _check_data(
         call.no_nan("x", x, valid)
     call.no_nan("h0", h0)
     if truncate is not None:
-        truncate = min(call.size("truncate", truncate), max(data.steps, 1))
+        truncate = call.size("truncate", truncate)
+        truncate = min(truncate, max(data.steps, 1)) if is_known(data.steps) else truncate
     if isinstance(save, str):
         call.choice("save", save, "auto", "all")
     else:

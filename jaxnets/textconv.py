@@ -34,7 +34,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxnets import heads
-from jaxnets._arrays import add_rows, compiled, dot, normal, on_same_axes, reached, rows, wide, zeros
+from jaxnets._arrays import add_rows, compiled, dot, is_known, normal, on_same_axes, reached, rows, wide, zeros
 from jaxnets._chunks import near_divisor
 from jaxnets._shapes import Call, valid_steps
 
@@ -185,7 +185,8 @@ def _words(x: jax.Array, E: Any, length: Any, U: tuple[jax.Array, ...]) -> jax.A
     w = x if E is None else rows(E, x)
     if length is not None:
         w = jnp.where(reached(length, w.shape[0])[:, None], w, jnp.where(length < 0, jnp.nan, 0).astype(w.dtype))
-    missing = max(U_k.shape[0] for U_k in U) - w.shape[0]
+    fewest = w.shape[0] if is_known(w.shape[0]) else 1
+    missing = max(U_k.shape[0] for U_k in U) - fewest
     return jnp.pad(w, ((0, missing), (0, 0))) if missing > 0 else w
 
 
@@ -219,7 +220,9 @@ def _first_of_highest(s: jax.Array) -> Any:
     the score is lower. NaN, which the first may overlook, has ranks above all others.
     """
     windows, highest = s.shape[0], jnp.max(s, 0)
-    counts = jnp.float32 if windows < 2**22 else jnp.int32  # both exact; a maximum of floats is faster
+    counts = (
+        jnp.float32 if is_known(windows) and windows < 2**22 else jnp.int32
+    )  # both exact; a maximum of floats is faster
     falling = windows - lax.broadcasted_iota(counts, s.shape, 0)
     rank = jnp.where(s == highest[None], falling, jnp.where(jnp.isnan(s), falling + windows, 0))
     best = jnp.max(rank, 0).astype(jnp.int32)
@@ -237,7 +240,9 @@ def _of_the_first(primals, tangents):
 
 def _rows_at_once(B: int, T: int, filters: int) -> int:
     """The cost formula of the forward pass on a CPU: as many sentences as have a MiB of scores, to be searched while
-    in cache; two at least, since the product of one alone is laid out anew."""
+    in cache; two at least, since the product of one alone is laid out anew. All of them if sizes are not known."""
+    if not is_known(B, T):
+        return B
     fitting = max(2**18 // max(T * filters, 1), 2)
     return near_divisor(B, fitting) if fitting < B else B
 
@@ -301,7 +306,7 @@ def _gathered(places: jax.Array, shares: jax.Array, T: int) -> jax.Array:
 
 def _add_words(E_bar: jax.Array, tokens: jax.Array, places: jax.Array, shares: jax.Array) -> jax.Array:
     """One sentence's part of Ē: winners straight into the table where they are fewer than words, else by way of w̄."""
-    if places.size < tokens.size:
+    if is_known(tokens.size) and places.size < tokens.size:
         return add_rows(E_bar, tokens.at[places].get(mode="fill", fill_value=-1), shares)  # (C7)
     return add_rows(E_bar, tokens, _gathered(places, shares, tokens.size))  # (C7)
 
@@ -414,7 +419,8 @@ def _sentences(x: jax.Array, lengths: Any, U: tuple[jax.Array, ...]) -> tuple[ja
         x, lengths = x[None], None if lengths is None else lengths[None]
     B, T = x.shape[:2]
     if lengths is None:
-        return x, jnp.full(B, T, jnp.int32) if max(U_k.shape[0] for U_k in U) > T else None
+        short = not is_known(T) or max(U_k.shape[0] for U_k in U) > T
+        return x, jnp.full(B, T, jnp.int32) if short else None
     return x, jnp.where((lengths >= 0) & (lengths <= T), lengths, -1).astype(jnp.int32)
 
 

@@ -41,6 +41,8 @@ SLOW = {
     "test_mesh.py::*-more]": "nets on further numbers of devices, which is what others are tried on",
     "test_check_asked.py::*within_its_tolerance*": "solvers at several tolerances; quick tests have a right one that "
     "halves an interval, and wrong ones",
+    "test_check_asked.py::*[[]three turns*": "a solver's rule wrong in further ways; quick tests have two",
+    "test_check_asked.py::*[[]a little*": "a solver's rule wrong in further ways; quick tests have two",
     "test_check_asked.py::test_in_float32_too": "the same solvers in float32",
     "test_check_random.py::*[[]more]": "a hundred random programs; the quick test draws six",
     "test_readme.py::test_example[[]as it stands]": "its example on all of its steps and epochs",

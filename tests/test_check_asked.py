@@ -350,7 +350,7 @@ def root(through):
     @jax.custom_jvp
     def root(equation, way):
         del equation  # it is the same number
-        return lax.fori_loop(0, 40, lambda _, y: (y + way / y) / 2, jnp.ones_like(way))
+        return jnp.sqrt(way)
 
     @root.defjvp
     def root_jvp(primals, tangents):

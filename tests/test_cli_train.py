@@ -156,6 +156,20 @@ KINDS = {
 }
 
 
+def export_serves(run, line):
+    """What the run's net says of this line, as one file."""
+    code, out, _ = run("export", "run", "--out", "net.jaxnet", "--json")
+    told, beside = json.loads(out), json.loads(Path("net.jaxnet.json").read_text())
+    assert code == 0
+    assert all(beside[name] == told[name] for name in ("inputs", "output", "classes"))
+    config = _run.config_of("run")
+    given = config.recipe.inputs([line] * 3)
+    exported = jax.export.deserialize(bytearray(Path("net.jaxnet").read_bytes()))
+    served = np.asarray(exported.call(*(given[name] for name in told["inputs"])))
+    want = np.asarray(jax.jit(config.predict)(_run.best("run", config), **given))
+    np.testing.assert_allclose(served, want, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_train_eval_predict(run, files, name):
     """Every kind of data: a run leaves what it should, can be judged on its own data and others, and answers lines."""
@@ -184,6 +198,38 @@ def test_train_eval_predict(run, files, name):
     if classes:
         assert len(answers[0]["probabilities"]) == classes
         assert sum(answers[0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    if name in ("rnn idx", "rnn npz, every step", "textconv tsv", "gated csv"):
+        export_serves(run, line)
+
+
+def test_what_is_exported_runs_without_jaxnets(run, files):
+    """In a process that cannot import it."""
+    arguments, line, _ = KINDS["gated csv"]
+    run("train", *arguments, *QUICK, "--out", "run")
+    assert run("export", "run", "--out", "net.jaxnet")[0] == 0
+    config = _run.config_of("run")
+    given = config.recipe.inputs([line] * 2)
+    np.savez("given.npz", **given)
+    server = """if True:
+        import json, sys
+        sys.modules["jaxnets"] = None
+        import jax, numpy as np
+        net = jax.export.deserialize(bytearray(open("net.jaxnet", "rb").read()))
+        given, told = np.load("given.npz"), json.load(open("net.jaxnet.json"))
+        print(json.dumps(np.asarray(net.call(*(given[name] for name in told["inputs"]))).tolist()))
+    """
+    answer = subprocess.run([sys.executable, "-c", server], capture_output=True, text=True, check=True).stdout
+    want = np.asarray(config.predict(_run.best("run", config), **given))
+    np.testing.assert_allclose(json.loads(answer), want, atol=1e-6)
+
+
+@pytest.mark.parametrize(("folder", "out", "message"), [("run", "no/net", "no/net"), ("none", "net", "none")])
+def test_what_cannot_be_exported(run, files, folder, out, message):
+    run("train", *KINDS["gated csv"][0], *QUICK, "--out", "run")
+    code, _, err = run("export", folder, "--out", out)
+    assert code == 2
+    assert message in err
+    assert not list(Path().glob("net*"))
 
 
 def test_it_learns(run, files, pictures):

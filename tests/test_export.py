@@ -88,3 +88,57 @@ def test_training_over_eight_devices_lowers_everywhere(name):
         exported = jax.export.export(run, platforms=PLATFORMS)(*args)
     assert exported.nr_devices == 8
     assert exported.platforms == PLATFORMS
+
+
+# Sizes that are not known.
+
+
+def symbolic(shapes, **letters):
+    """The same shapes with symbols for some sizes: of the batch, and of the length where there is one."""
+    names = {size: name for name, size in letters.items()}
+    scope = jax.export.SymbolicScope()
+
+    def of(a):
+        sizes = ", ".join(names.get(n, str(n)) for n in a.shape)
+        return jax.ShapeDtypeStruct(jax.export.symbolic_shape(sizes, scope=scope), a.dtype)
+
+    return jax.tree.map(of, shapes)
+
+
+def of_size(shapes, **letters):
+    sizes = {6: letters["b"], 7: letters.get("t", 7)}
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct([sizes.get(n, n) for n in a.shape], a.dtype), shapes)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_one_program_for_any_size(name):
+    """Loss and gradient, of a text shorter than the windows too."""
+    loss, (params, *data) = nets("float32")[name]
+    f = jax.value_and_grad(loss)
+    exported = jax.export.export(jax.jit(f))(params, *symbolic(data, b=6, t=7))
+    for b, t in ((6, 7), (2, 1)) if name not in ("gated", "dense") else ((6, 7), (2, 7)):
+        args = drawn((params, *of_size(data, b=b, t=t)))
+        if "tokens" in name or "last step" in name:  # lengths
+            args = (*args[:3], jnp.minimum(args[3], t), *args[4:])
+        assert_close(exported.call(*args), jax.jit(f)(*args), tolerance(jnp.float32))
+
+
+def test_options_with_a_length_that_is_not_known():
+    """Chunks cannot be counted then: one is made of all, and nothing else changes."""
+    _, (params, x, y, lengths, h0) = nets("float32")["rnn, last step"]
+
+    shapes = params, x, y, lengths, h0
+    f = jax.jit(lambda *args: jax.value_and_grad(rnn.loss)(*args, truncate=3, save=2, weights=args[2] > 0))
+    exported = jax.export.export(f)(params, *symbolic(shapes[1:], b=6, t=7))
+    args = drawn(of_size(shapes, b=3, t=5))
+    assert_close(exported.call(*args), f(*args), tolerance(jnp.float32))
+
+
+def test_states_and_predictions_of_any_size():
+    cell = nets("float32")["rnn, last step"][1][0]
+    scope = jax.export.SymbolicScope()
+    x = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, t, 4", scope=scope), jnp.float32)
+    f = jax.jit(lambda p, x: (rnn.predict(p, x, every_step=True), rnn.states(x, p.U, p.W), rnn.reference(p, x)))
+    exported = jax.export.export(f)(cell, x)
+    args = drawn((cell, jax.ShapeDtypeStruct((3, 9, 4), jnp.float32)))
+    assert_close(exported.call(*args), f(*args), tolerance(jnp.float32))

@@ -12,9 +12,10 @@ COMMANDS = {
     "resume": "go on with a run that was interrupted",
     "eval": "loss and accuracy of a trained net on other data",
     "predict": "lines in, probabilities out",
+    "export": "a trained net as one file that JAX alone can run",
     "demo": "see it all: gradients checked, nets trained by them and by autodiff, a page that shows it",
 }
-_NEEDED = {"tyro", "rich", "safetensors", "sklearn", "matplotlib"}
+_NEEDED = {"tyro", "rich", "safetensors", "sklearn", "matplotlib", "flatbuffers"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
