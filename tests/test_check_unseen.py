@@ -288,6 +288,17 @@ def test_what_is_stopped_in_a_scan_is_held_at_each_step():
     assert not check.gradient(f, lambda x: 1.01 * jax.grad(f)(x), (X,)).ok
 
 
+def test_what_a_linear_solver_stops_is_its_own_affair():
+    def f(a):
+        return jnp.sum(jnp.linalg.solve(a, jnp.arange(3.0)))
+
+    a = jnp.eye(3) + jnp.arange(9.0).reshape(3, 3) / 7
+    report = check.gradient(f, jax.grad(f), (a,))
+    report.raise_if_wrong()
+    assert "confirmed by differences" in report.reference
+    assert not check.gradient(f, lambda a: 1.01 * jax.grad(f)(a), (a,)).ok
+
+
 @pytest.mark.parametrize(("rule", "ok"), [(RIGHT, True), (WRONG, False)])
 def test_what_is_stopped_in_a_shard_map(rule, ok):
     mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))

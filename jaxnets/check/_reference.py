@@ -284,8 +284,10 @@ class Reference:
 
     @cached_property
     def stops(self) -> bool:
-        """Whether `stop_gradient` stands in it where differences cannot hold what is stopped, as in a `while`."""
-        return any(s.looped for s in self._stop_sites) or any(
+        """Whether `stop_gradient` stands in it where differences cannot hold what is stopped: in a `while`, and beside
+        a linear solver, which stops what it factors and is differentiated through its product."""
+        solves = any(s.eqn.primitive.name == "custom_linear_solve" for s in self._sites)
+        return any(s.looped or solves for s in self._stop_sites) or any(
             s.eqn.primitive.name == "shard_map" and _walk.stops_within(s.eqn) for s in self._sites
         )
 
