@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import dense, devices, epochs, gated, memory, rnn, scaling, textconv, timing
+from benchmarks import dense, devices, eager, epochs, gated, memory, rnn, scaling, textconv, timing
 from helpers import assert_close, tolerance
 
 WORKS = {
@@ -178,3 +178,11 @@ def test_the_model_of_a_step_over_devices(monkeypatch, tmp_path):
     assert scaling.gain(found["works"]["4,3,6"], 1, weak=True) == 1
     scaling.draw(found, tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_calls_without_jit(monkeypatch, capsys):
+    monkeypatch.setattr(eager, "CALLS", 1)
+    eager.main()
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) == 12
+    assert all(float(figure) > 0 for row in rows for figure in row.split()[2:])
