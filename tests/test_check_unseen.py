@@ -49,12 +49,11 @@ RIGHT = with_rule(sine, lambda x: (jnp.sin(x), x), lambda x, bar: (bar * jnp.cos
             lax.scan(lambda w, _: (w - jax.grad(lambda w: jnp.sum(WRONG(w)))(w), None), x, None, length=2)[0]
         ),
         "under vjp": lambda x: jnp.sum(jax.vjp(WRONG, x)[1](x)[0]),
-        "in a composite": lambda x: jnp.sum(lax.composite(WRONG, name="my.op")(x)),
     }.items(),
     ids=lambda item: item[0],
 )  # fmt: skip
 def test_a_rule_that_leaves_no_equation(f):
-    """It is applied all the same, and judged at the values that it is applied to."""
+    """It is differentiated all the same, and judged at the values that it meets, by what it is differentiated by."""
     assert check.rules(lambda x: f[1](x) + jnp.sum(RIGHT(x)), (X,)).first == "cubed.x"
     assert jax.custom_vjp.__call__.__name__ == "__call__"  # watching is over
 
@@ -63,6 +62,21 @@ def test_a_right_one_under_grad_is_no_alarm():
     report = check.rules(lambda x: jnp.sum(jax.grad(lambda z: jnp.sum(RIGHT(z)))(x)), (X,))
     report.raise_if_wrong()
     assert [leaf.name for leaf in report] == ["sine.x"]
+
+
+def test_what_is_held_constant_there_is_no_alarm():
+    """As by a solver's Newton steps, which differentiate by the unknown alone."""
+    scaled = with_rule(lambda k, z: k * z, lambda k, z: (k * z, k), lambda k, bar: (None, k * bar))
+    report = check.rules(lambda x: jnp.sum(jax.grad(lambda z: jnp.sum(scaled(x, z) ** 2))(x)), (X,))
+    assert report.ok
+    assert [leaf.verdict for leaf in report] == ["right"]
+
+
+def test_rules_in_what_is_not_walked_into_are_named():
+    report = check.rules(lambda x: jnp.sum(RIGHT(x)) + jnp.sum(lax.composite(WRONG, name="my.op")(x)), (X,))
+    assert not report.ok
+    assert not report.wrong
+    assert "the rules in" in report.unread[0]
 
 
 def test_a_gradient_beside_a_rule_that_cannot_be_taken_out_is_not_ok():

@@ -224,14 +224,15 @@ class _Audit:
                 self._test(rule, sample, around)
 
     def applied(self, one: Applied) -> None:
-        """Test a rule that was applied under a transformation within the function, if it has not been met there."""
+        """Test a rule that the function differentiates itself, by what it does so, if it has not been met there."""
         for sample in one.samples:
+            function, given = one.of_those(sample)
             try:
-                met = _rules_in(_walk.trace(one.function, *sample))
-                if not {_written_at(s.eqn) for s in met} <= self.sources or not met:
-                    self.function(one.function, sample)
+                met = _rules_in(_walk.trace(function, *given))
+                if not {_written_at(s.eqn) for s in met} <= self.sources:
+                    self.function(function, given)
             except jax.errors.JAXTypeError as error:  # it closes over something that is traced
-                self.unread.append(f"a rule that is applied within f ({type(error).__name__})")
+                self.remarks.append(f"a rule that f differentiates itself was not looked at ({type(error).__name__})")
 
     def _matched(self, program, flat, values, taken_up) -> list[Found]:
         """The rules of a program, each with the same rule of the program in float64, if there is one."""
@@ -271,6 +272,10 @@ class _Audit:
         try:
             with np.errstate(all="ignore"):  # what is no number is compared like any other
                 leaves = judged.judge()
+        except jax.errors.JaxRuntimeError as error:  # it refuses a cotangent as it runs, as by a callback
+            told = f"{rule.name}: {RaisesError(error)}"
+            self.not_met += [told] * (told not in self.not_met)
+            return
         except RaisesError as raised:
             if not raised.meant:
                 cause = Cause("shape", f"no gradient came back: it {raised}", float("inf"))
