@@ -165,7 +165,8 @@ def test_what_a_rule_makes_of_being_told_what_is_constant():
 
     pair.defvjp(lambda x: ((jnp.sin(x.value), jnp.cos(x.value)), x.value), bwd, symbolic_zeros=True)
     report = check.rules(lambda x: jnp.sum(pair(x)[0]), (X,))
-    assert "told what is constant" in report.first
+    assert not report.ok
+    assert "something else told what is constant" in str(report)
 
     product = jax.custom_vjp(lambda a, b: a * b)
 
@@ -178,7 +179,8 @@ def test_what_a_rule_makes_of_being_told_what_is_constant():
 
     product.defvjp(fwd, back, symbolic_zeros=True)
     report = check.rules(lambda x: jnp.sum(product(x, np.arange(1.0, 5))), (X,))
-    assert "told what is constant" in report.first
+    assert not report.ok
+    assert "something else told what is constant" in str(report)
     assert check.rules(lambda x, y: jnp.sum(product(x, y)), (X, X + 1)).ok
 
 

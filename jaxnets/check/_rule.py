@@ -157,7 +157,7 @@ class Rule:
         for self.forward in (False, True):
             try:
                 seen.append(bool(jax.eval_shape(self.pull, self.floats(), bars)))
-            except CANNOT:
+            except Exception:  # a rule may refuse in its own words, which are told when it is judged
                 seen.append(False)
         self.forward = False
         return seen == [False, True]

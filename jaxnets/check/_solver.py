@@ -25,7 +25,6 @@ from jaxnets.check._reference import CANNOT
 
 _SMALL = 0.1  # what may be a tolerance, and
 _ROUNDING = 500  # how many roundings none is brought below; of a square, the square of so many
-_OFF = 0.5  # more than a tolerance may make of a gradient
 _TURNS = 10_000  # of a loop that no longer comes to its end
 _FACTORS = (1.0, 2.0**6, 2.0**14, 2.0**24)
 # How much of a difference may be left of one that tolerances make, and how many times smaller it is then: the steps of
@@ -48,7 +47,7 @@ class Excuse(NamedTuple):
     def fades(self) -> bool:
         """Whether the difference goes away, or is none to begin with."""
         goes = any(self.after <= min(least, self.before / by) for least, by in _FADES)
-        return self.before <= _NOTHING or (goes and self.before <= _OFF)
+        return self.before <= _NOTHING or goes
 
     def __str__(self) -> str:
         if self.by_differences:
