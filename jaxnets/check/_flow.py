@@ -65,8 +65,7 @@ def tolerances(closed: Any, small: Callable[[float], bool]) -> set[Tolerance]:
 
 class _Flow:
     """Marks on variables of the kind that `carries` them; `marks` come in at operands, by place and number, and with
-    constants. Those that tell what `decides` whether a loop goes on end at a number that the loop changes: a step by
-    which time advances is compared with its end too, and is no tolerance."""
+    constants. Where they tell what `decides` whether a loop goes on, what a whole number is chosen by counts too."""
 
     def __init__(
         self,
@@ -161,19 +160,10 @@ class _Flow:
         begins, other = (before, 0) if way == self.on else (0, before)
         marks, jaxpr = list(marks), _walk.opened(body)[0]
         self.entered |= set(jaxpr.invars[before : before + carried])
-        ends_here = [
-            self.decides and _walk.is_float(entered) and left is not entered
-            for entered, left in zip(jaxpr.invars[before : before + carried], jaxpr.outvars[:carried], strict=True)
-        ]
         while True:
-            marks[begins : begins + carried] = [
-                NONE if stop else m for m, stop in zip(marks[begins : begins + carried], ends_here, strict=True)
-            ]
             ends = way(body, marks, here)
             now = marks[begins : begins + carried]
-            carry = [
-                a if stop else a | b for a, b, stop in zip(now, ends[other : other + carried], ends_here, strict=True)
-            ]
+            carry = [a | b for a, b in zip(now, ends[other : other + carried], strict=True)]
             if carry == now:
                 ends[other : other + carried] = carry
                 return ends

@@ -153,10 +153,20 @@ class Solver:
         first, *others = (abs(got - want) / size for got, want, *_ in seen)
         # What is asked for less than it tolerates goes round more often; else it is no tolerance.
         longer = all(turns[-1][loop] >= count for loop, count in turns[0].items())
-        return Excuse(first, min(others) if longer else np.inf)
+        ends = all(count < _TURNS for count in turns[-1].values())
+        return Excuse(first, min(others) if longer and ends else np.inf)
+
+    def _ends(self, bars):
+        """Whether all loops come to their end where they tolerate less: time that goes by in smaller steps does not."""
+        self.counts.clear()
+        jax.block_until_ready((self.value(self.floats, bars), self.back(self.floats, bars, _FACTORS[-1])))
+        jax.effects_barrier()
+        return all(count < _TURNS for count in self.counts.values())
 
     def _by_differences(self, bars, i):
         """Where the steps themselves say nothing, as those of a bisection, what they lead to does."""
+        if not self._ends(bars):
+            return None
         worst = Excuse(0.0, 0.0)
         for directions in self._directions(i):
             h = 1e-2 * size_of(self.floats[i]) / float(np.max(np.abs(directions[i]), initial=1e-300))
