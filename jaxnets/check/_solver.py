@@ -122,8 +122,17 @@ class Solver:
                     return worst
             except CANNOT:  # not to be differentiated forward
                 pass
-            # Differences cannot see where a derivative is stopped.
-            return self._by_differences(bars, i) if self.wide and not _holds(self.function, "stop_gradient") else None
+            return self._by_differences(bars, i) if self.wide and not self._stopped_in_part(bars, i) else None
+
+    def _stopped_in_part(self, bars, i) -> bool:
+        """Whether a derivative is stopped in the function, which differences cannot see; not where all of it is, as
+        by who lets an iteration run and gives it a rule."""
+        if not _holds(self.function, "stop_gradient"):
+            return False
+        try:
+            return any(float(self.sides(self.floats, bars, d, _FACTORS[0])[1]) for d in self._directions(i))
+        except CANNOT:
+            return True
 
     def pull(self, bars: list[np.ndarray]) -> list[Any]:
         """What is pulled back where loops tolerate less."""
