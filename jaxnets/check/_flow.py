@@ -139,7 +139,7 @@ class _Flow:
         if name == "while":
             return self._while(eqn, inside, marks, here, way)
         through = way(inside[0], marks, here)
-        if name in _walk.RULES:  # its derivative need not go where its function goes, by comparisons say
+        if name in _walk.RULES and name != "custom_jvp_call":  # it may send a gradient where its function compares
             by_rule = _union(m for m, v in zip(marks, eqn.invars if onward else eqn.outvars, strict=True) if _smooth(v))
             through = [m | by_rule for m in through]
         return through
