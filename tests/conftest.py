@@ -64,6 +64,13 @@ SLOW = {
 }
 
 
+@pytest.fixture
+def ordinary_settings():
+    """For functions that are written as users write theirs: ranks and dtypes are promoted."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:

@@ -13,6 +13,8 @@ from jaxnets import check
 from jaxnets.check import _compiled
 from jaxnets.check._picture import errors_of
 
+pytestmark = pytest.mark.usefixtures("ordinary_settings")
+
 rng = np.random.default_rng(0)
 W = rng.normal(size=(3, 4))
 X = rng.normal(size=(5, 3))
@@ -21,13 +23,6 @@ X = rng.normal(size=(5, 3))
 class Params(NamedTuple):
     W: jax.Array
     b: jax.Array
-
-
-@pytest.fixture(autouse=True)
-def ordinary_settings():
-    """The functions that are checked here are written as users write theirs: ranks and dtypes are promoted."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def loss(params, x):

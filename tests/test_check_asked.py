@@ -11,14 +11,9 @@ from jax import lax
 from jaxnets import check
 from jaxnets.check import _flow, _walk
 
+pytestmark = pytest.mark.usefixtures("ordinary_settings")
+
 X = jnp.array([1.0, 2.0, 0.5])
-
-
-@pytest.fixture(autouse=True)
-def ordinary_settings():
-    """The functions that are checked here are written as users write theirs: ranks and dtypes are promoted."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def scaled(by_factor=True, by_x=2.0):

@@ -9,12 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnets import check, dense, gated, heads, rnn, textconv
 
-
-@pytest.fixture(autouse=True)
-def ordinary_settings():
-    """The functions that are checked here are written as users write theirs: ranks and dtypes are promoted."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("ordinary_settings")
 
 
 def ruled(forward, fwd, bwd):

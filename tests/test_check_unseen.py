@@ -10,14 +10,9 @@ from jax.sharding import PartitionSpec
 
 from jaxnets import check
 
+pytestmark = pytest.mark.usefixtures("ordinary_settings")
+
 X = jnp.asarray(np.random.default_rng(1).normal(size=4))
-
-
-@pytest.fixture(autouse=True)
-def ordinary_settings():
-    """The functions that are checked here are written as users write theirs: ranks and dtypes are promoted."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def with_rule(function, fwd, bwd):

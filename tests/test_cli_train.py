@@ -223,7 +223,9 @@ def test_what_is_exported_runs_without_jaxnets(run, files):
     np.testing.assert_allclose(json.loads(answer), want, atol=1e-6)
 
 
-@pytest.mark.parametrize(("folder", "out", "message"), [("run", "no/net", "no/net"), ("none", "net", "none")])
+@pytest.mark.parametrize(
+    ("folder", "out", "message"), [("run", "no/net", "no such folder: no"), ("none", "net", "none")]
+)
 def test_what_cannot_be_exported(run, files, folder, out, message):
     run("train", *KINDS["gated csv"][0], *QUICK, "--out", "run")
     code, _, err = run("export", folder, "--out", out)

@@ -118,7 +118,7 @@ class Traps:
                     "factor", "the incoming cotangent is ignored: right for grad of a scalar, wrong in a graph", 0.0
                 )
             elif any(_beyond(d, off, g) for d in sides):
-                silent = any(_beyond(np.where(np.isfinite(d), 0, d), off, g) for d in sides)
+                silent = any(bool(np.any(np.isnan(d) & np.isfinite(g))) for d in (z, even + odd))
                 what = "not a number where a cotangent is zero" if silent else "not linear in the incoming cotangent"
                 cause = Cause("constant" if _beyond(z, off, g) else "factor", what, 0.0)
             if cause is not None:

@@ -1,7 +1,6 @@
 """`jaxnets export`: a trained net as one file that JAX alone can run."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from jax import export
 from jaxnets.cli import _nets, _recipes, _run
 from jaxnets.cli._guard import guarded
 from jaxnets.cli._options import parse, said
+from jaxnets.train._checkpoint import write_whole
 
 ABOUT = """\
 A trained net as one file, for a server that has jax and flatbuffers, and not jaxnets: numbers in, probabilities out,
@@ -50,6 +50,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _export(options: Options) -> int:
+    out = Path(options.out)
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"--out: no such folder: {out.parent}")
     config = _run.config_of(options.dir)
     params, inputs = _run.best(options.dir, config), _inputs(config)
     predict = _nets.predict_of(config.net, config.recipe.every_step)
@@ -62,9 +65,8 @@ def _export(options: Options) -> int:
         "net": config.net,
         "recipe": _recipes.to_json(config.recipe),
     }
-    out = Path(options.out)
-    _write(out, bytes(exported.serialize()))
-    _write(out.with_name(out.name + ".json"), json.dumps(told, indent=2).encode())
+    write_whole(out, bytes(exported.serialize()))
+    write_whole(out.with_name(out.name + ".json"), json.dumps(told, indent=2).encode())
     if options.json:
         print(json.dumps({"ok": True, "out": str(out), **{k: told[k] for k in ("inputs", "output", "classes")}}))
         return 0
@@ -84,10 +86,3 @@ def _inputs(config: _run.Config) -> dict[str, jax.ShapeDtypeStruct]:
         return {"x": of(jnp.int32, "batch", "length"), "lengths": of(jnp.int32, "batch")}
     sequence = ("length",) if config.net in ("rnn", "textconv") else ()
     return {name: of(jnp.float32, "batch", *sequence, width) for name, width in recipe.widths.items()}
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(content)
-    os.replace(beside, path)
