@@ -36,6 +36,7 @@ class Found(NamedTuple):
     asked: Asked
     moved: Callable[[], Moved]  # which entries of the operands the arguments move
     again: Callable[[], Any]  # the equation traced anew
+    within: bool  # another rule's function, which nobody runs where that rule is asked
 
 
 def _rule_of(eqn: Any) -> str:
@@ -204,6 +205,10 @@ class Rule:
             raise RaisesError("its own value is not finite where it is met: there is no derivative to test")
         self.forward = self._only_forward()
         leaves = self._judged(plain)
+        if not all(np.all(yes) for yes, taken in zip(self.counted, self.through, strict=True) if taken):
+            # Nor need the truth be a number there.
+            self.remarks.append(f"{self.rule.name}: its own value is not finite in places: judged by the others")
+            leaves = [leaf for leaf in leaves if leaf.verdict != UNDECIDABLE]
         if not all(self.through):
             some = f"{self.through.count(False)} of its {len(self.through)} results"
             self.remarks.append(f"{self.rule.name}: nobody differentiates {some} here: judged through the others")

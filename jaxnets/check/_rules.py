@@ -258,7 +258,16 @@ class _Audit:
             return next(s.eqn for s in _rules_in(traced) if s.place == place)
 
         return [
-            Found(name_of(s.eqn), s.eqn, eqn, s.place, of_each[s.place], of_entries, partial(again, s.place))
+            Found(
+                name_of(s.eqn),
+                s.eqn,
+                eqn,
+                s.place,
+                of_each[s.place],
+                of_entries,
+                partial(again, s.place),
+                bool(s.rules),
+            )
             for s, eqn in zip(own, wide, strict=True)
         ]
 
@@ -284,12 +293,13 @@ class _Audit:
                 self.leaves.setdefault(rule.name, broken)
             elif (told := f"{rule.name}: {raised}") not in self.not_met:
                 self.not_met.append(told)
-                self.unread += [f"the rule of {rule.name}, which closes over what is traced"] * raised.traced
+                if raised.traced and not around and not rule.within:
+                    self.unread.append(f"the rule of {rule.name}, which closes over what is traced")
             return
         self.remarks += judged.remarks
-        own = _identity(rule.eqn)
-        self.unasked |= {(own, name): name for name in judged.unasked}
-        self.judged |= {(own, leaf.name) for leaf in leaves}
+        which = _identity(rule.eqn)
+        self.unasked |= {(which, name): name for name in judged.unasked}
+        self.judged |= {(which, leaf.name) for leaf in leaves}
         for leaf in leaves:
             if rule.name in self.allow:
                 leaf = leaf._replace(verdict=RIGHT, causes=(), remarks=("deliberately not the derivative: allowed",))
@@ -298,8 +308,8 @@ class _Audit:
                 self.leaves[leaf.name] = leaf
         own = (rule.name, _written_at(rule.eqn))
         # What differentiates itself, as a solver of its own adjoint equation does, is looked into once.
-        looked_into = rule.name in self.allow or judged.forward
-        if len(around) < _DEPTH and own not in around and not looked_into and judged.asked_at_all:
+        closed = rule.name in self.allow or judged.forward or not judged.asked_at_all
+        if len(around) < _DEPTH and own not in around and not closed:
             self._inside(judged, (*around, own))
 
     def _inside(self, one: Rule, around: tuple[Any, ...]) -> None:
@@ -327,7 +337,8 @@ class _Audit:
             self.function(backward, (given, jax.device_put(bars)), around, lambda: rule.moved().taken_up(rule.place))
         except RaisesError:
             pass
-        except jax.errors.JAXTypeError as error:  # it has been judged itself; what it calls cannot be looked at
+        except (jax.errors.JAXTypeError, jax.errors.JaxRuntimeError) as error:
+            # It has been judged itself; what it calls cannot be looked at, or refuses this cotangent as it runs.
             self.remarks.append(
                 f"{rule.name}: rules within its backward pass were not looked for ({type(error).__name__})"
             )
