@@ -230,8 +230,8 @@ def logistic(h: Any, v: Any, c: Any, t: Any, *, weights: Any = None, reduction: 
       weights: `[…]` as `t`. Booleans are a mask: what is False is never read and counts for nothing. Numbers
         multiply each loss.
       reduction: `"mean"` (over what is scored: the sum of weighted losses over the sum of weights, 0 where that is
-        0; the sum of weights is no further from 1 than its dtype can square), `"sum"`, or `"none"` for a loss per
-        example.
+        0), `"sum"`, or `"none"` for a loss per example. For a mean of float32 the weights add up to something between
+        1e-19 and 1e19, so that nothing overflows or vanishes.
 
     Returns:
       The loss, float32 or wider. Its gradients with respect to `h`, `v`, `c` are H3 and H4 by hand.
