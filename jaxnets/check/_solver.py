@@ -25,8 +25,10 @@ from jaxnets.check._reference import CANNOT
 
 _SMALL = 0.1  # what may be a tolerance, and
 _ROUNDING = 500  # how many roundings none is brought below; of a square, the square of so many
+_SQUARED = 1e3  # how many times that a tolerance may be and still one of a square
 _TURNS = 10_000  # of a loop that no longer comes to its end
 _FACTORS = (1.0, 2.0**6, 2.0**14, 2.0**24)
+_AS_IS = (1.0, 0.0)
 # How much of a difference may be left of one that tolerances make, and how many times smaller it is then: the steps of
 # a descent along a line have a derivative that comes to rest late.
 _FADES = ((1e-6, 4), (3e-5, 8))
@@ -63,8 +65,8 @@ class _Tightened:
 
     most = _TURNS
 
-    def __init__(self, which: set[Tolerance], factor: Any, least: float, counts: Counter[Any]):
-        self.which, self.factor, self.least, self.counts = which, factor, least, counts
+    def __init__(self, which: set[Tolerance], tighter: Any, least: float, counts: Counter[Any]):
+        self.which, self.tighter, self.least, self.counts = which, tighter, least, counts
 
     def turned(self, place, turns):
         def count(turns):
@@ -78,9 +80,10 @@ class _Tightened:
     def literal(self, place, k, value):
         if (place, k) not in self.which:
             return value
-        least = self.least if abs(float(value)) > 1e3 * self.least else self.least**2
-        size = jnp.maximum(abs(float(value)) / self.factor, least)
-        return (np.sign(float(value)) * size).astype(value.dtype)
+        (factor, of_small), size, least = self.tighter, abs(float(value)), self.least
+        if size <= _SQUARED * self.least:
+            least = of_small if size > self.least else self.least**2
+        return (np.sign(float(value)) * jnp.maximum(size / factor, least)).astype(value.dtype)
 
 
 class Solver:
@@ -116,10 +119,11 @@ class Solver:
             return None
         with self.precision():
             try:
-                seen = [self._along(bars, i, direction) for direction in self._directions(i)]
-                worst = Excuse(max(e.before for e in seen), max(e.after for e in seen))
-                if worst.fades:
-                    return worst
+                for of_small in self.floors:
+                    seen = [self._along(bars, i, direction, of_small) for direction in self._directions(i)]
+                    worst = Excuse(max(e.before for e in seen), max(e.after for e in seen))
+                    if worst.fades:
+                        return worst
             except CANNOT:  # not to be differentiated forward
                 pass
             return self._by_differences(bars, i) if self.wide and not self._stopped_in_part(bars, i) else None
@@ -130,14 +134,14 @@ class Solver:
         if not _holds(self.function, "stop_gradient"):
             return False
         try:
-            return any(float(self.sides(self.floats, bars, d, _FACTORS[0])[1]) for d in self._directions(i))
+            return any(float(self.sides(self.floats, bars, d, _AS_IS)[1]) for d in self._directions(i))
         except CANNOT:
             return True
 
     def pull(self, bars: list[np.ndarray]) -> list[Any]:
         """What is pulled back where loops tolerate less."""
         with self.precision():
-            return self.back(self.floats, bars, _FACTORS[-1])
+            return self.back(self.floats, bars, self.tightest)
 
     @property
     def room(self) -> float:
@@ -151,11 +155,20 @@ class Solver:
             directions[i] = rng.normal(size=self.floats[i].shape).astype(self.floats[i].dtype)
             yield directions
 
-    def _along(self, bars, i, directions):
+    @property
+    def floors(self) -> tuple[float, float]:
+        """What a small tolerance is not brought below: a length need not get there, its square must."""
+        return self.least, self.least**2
+
+    @property
+    def tightest(self) -> tuple[float, float]:
+        return _FACTORS[-1], self.least
+
+    def _along(self, bars, i, directions, of_small):
         seen, turns = [], []
         for factor in _FACTORS:
             self.counts.clear()
-            seen.append([float(v) for v in self.sides(self.floats, bars, directions, factor)])
+            seen.append([float(v) for v in self.sides(self.floats, bars, directions, (factor, of_small))])
             jax.effects_barrier()
             turns.append(self.counts.copy())
         size = self._size(seen, i)
@@ -168,7 +181,7 @@ class Solver:
     def _ends(self, bars):
         """Whether all loops come to their end where they tolerate less: time that goes by in smaller steps does not."""
         self.counts.clear()
-        jax.block_until_ready((self.value(self.floats, bars), self.back(self.floats, bars, _FACTORS[-1])))
+        jax.block_until_ready((self.value(self.floats, bars), self.back(self.floats, bars, self.tightest)))
         jax.effects_barrier()
         return all(count < _TURNS for count in self.counts.values())
 
@@ -190,7 +203,7 @@ class Solver:
             wide, middle, narrow = (central(h / k) for k in (1, 2, 4))
             coarse, fine = (4 * middle - wide) / 3, (4 * narrow - middle) / 3
             want = fine + (fine - coarse) / 15
-            now, tight = (self.back(self.floats, bars, factor)[i] for factor in (1.0, _FACTORS[-1]))
+            now, tight = (self.back(self.floats, bars, tighter)[i] for tighter in (_AS_IS, self.tightest))
             first, got = (float(np.sum(np.asarray(g) * directions[i])) for g in (now, tight))
             size = float(np.sqrt(np.sum((np.asarray(tight) * directions[i]) ** 2))) or 1.0
             bar = max(_NEGLIGIBLE * size, 3 * abs(fine - coarse))  # a minimum is found to half of the digits only
@@ -204,22 +217,22 @@ class Solver:
         natural = max(n for *_, n in seen) / size_of(self.floats[i])
         return max(*(s for _, _, s, _ in seen), 1e-3 * natural) or 1.0
 
-    def _sides(self, floats, bars, directions, factor):
+    def _sides(self, floats, bars, directions, tighter):
         """What the rule and what the function give along directions; the size of the first; the function's own."""
-        visit = _Tightened(self.of_function, factor, self.least, self.counts)
+        visit = _Tightened(self.of_function, tighter, self.least, self.counts)
         out, along = jax.jvp(lambda x: _walk.run(self.function, x, visit)[0], (floats,), (directions,))
-        came = self._back(floats, bars, factor)
+        came = self._back(floats, bars, tighter)
         want = sum(_sum(b, m) for b, m in zip(bars, along, strict=True))
         natural = sum(jnp.abs(_sum(jnp.abs(b), jnp.abs(o))) for b, o in zip(bars, out, strict=True))
         got = sum(_sum(d, g) for d, g in zip(directions, came, strict=True))
         size = sum(jnp.sqrt(_sum(d * d, g * g)) for d, g in zip(directions, came, strict=True))
         return got, want, size, natural
 
-    def _back(self, floats, bars, factor):
-        return _walk.run(self.ruled, [*floats, *bars], _Tightened(self.of_rule, factor, self.least, self.counts))[0]
+    def _back(self, floats, bars, tighter):
+        return _walk.run(self.ruled, [*floats, *bars], _Tightened(self.of_rule, tighter, self.least, self.counts))[0]
 
     def _value(self, floats, bars):
-        visit = _Tightened(self.of_function, _FACTORS[-1], self.least, self.counts)
+        visit = _Tightened(self.of_function, self.tightest, self.least, self.counts)
         out = _walk.run(self.function, list(floats), visit)[0]
         return sum(_sum(b, o) for b, o in zip(bars, out, strict=True))
 
