@@ -17,10 +17,10 @@ SIZES = ((128, (784, 128, 10)), (512, (784, 512, 512, 10)))
 
 def works(quick: bool) -> Iterator[Work]:
     for size in SIZES[1:] if quick else SIZES:
-        yield _work(*size)
+        yield at(*size)
 
 
-def _work(B: int, sizes: tuple[int, ...]) -> Work:
+def at(B: int, sizes: tuple[int, ...]) -> Work:
     params = dense.init(jax.random.key(0), sizes)
     x, y = jax.random.normal(jax.random.key(1), (B, sizes[0])), jnp.arange(B) % sizes[-1]
     losses = {

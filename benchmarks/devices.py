@@ -31,7 +31,7 @@ EPOCH = (60_000, 50, 28, 28, 128)  # examples, batch, T, D, H: rows of MNIST, by
 
 def steps(T: int, B: int, D: int, H: int, mesh: jax.sharding.Mesh) -> dict[Any, Callable[[], Any]]:
     """Loss and gradient, last step scored: on one device, and on the mesh."""
-    work = rnn_works._work(T, B, D, H, every=False)
+    work = rnn_works.at(T, B, D, H, every=False)
     params, (x, (y,)) = work.params, work.data
     losses = {name: loss for (name, framework), loss in work.losses.items() if framework in (OURS, "jax")}
 

@@ -16,10 +16,10 @@ SIZES = ((16384, 512, 64, 64), (8192, 1024, 256, 256), (4096, 256, 128, 128), (5
 
 def works(quick: bool) -> Iterator[Work]:
     for size in SIZES[2:3] if quick else SIZES:
-        yield _work(*size)
+        yield at(*size)
 
 
-def _work(B: int, c: int, a: int, b: int) -> Work:
+def at(B: int, c: int, a: int, b: int) -> Work:
     params = gated.init(jax.random.key(0), x=a, eta=b, hidden=c)
     x, eta = jax.random.normal(jax.random.key(1), (B, a)), jax.random.normal(jax.random.key(2), (B, b))
     y = (jnp.arange(B) % 2).astype(jnp.float32)

@@ -34,10 +34,10 @@ QUICK = ((784, 32, 1, 128), (28, 128, 28, 128))
 def works(quick: bool) -> Iterator[Work]:
     for size in QUICK if quick else SIZES:
         for every in (False,) if quick else (False, True):
-            yield _work(*size, every)
+            yield at(*size, every)
 
 
-def _work(T: int, B: int, D: int, H: int, every: bool) -> Work:
+def at(T: int, B: int, D: int, H: int, every: bool) -> Work:
     params = rnn.init(jax.random.key(0), D, H, CLASSES)
     x = jax.random.normal(jax.random.key(1), (B, T, D))
     y = jax.random.randint(jax.random.key(2), (B, T) if every else (B,), 0, CLASSES)

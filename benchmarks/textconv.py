@@ -25,13 +25,13 @@ TOKENS = (50, 60, 300, (3, 4, 5), 100, 18_000)  # movie reviews, as most people 
 def works(quick: bool) -> Iterator[Work]:
     for size in SIZES[2:] if quick else SIZES:
         for trained in (True,) if quick else (False, True):
-            work = _work(*size, trained)
+            work = at(*size, trained)
             yield work._replace(alone=SLOW_IN_A_LOOP) if quick else work
     if not quick:
-        yield _tokens_work(*TOKENS)
+        yield of_tokens(*TOKENS)
 
 
-def _work(B: int, T: int, S: int, k: int, F: int, trained: bool) -> Work:
+def at(B: int, T: int, S: int, k: int, F: int, trained: bool) -> Work:
     params = textconv.init(jax.random.key(0), embed=S, widths=(k,), filters=F)
     x = 0.25 * jax.random.normal(jax.random.key(1), (B, T, S))
     y = jnp.arange(B) % 2
@@ -43,7 +43,7 @@ def _work(B: int, T: int, S: int, k: int, F: int, trained: bool) -> Work:
     )  # fmt: skip
 
 
-def _tokens_work(B: int, T: int, S: int, widths: tuple[int, ...], F: int, N: int) -> Work:
+def of_tokens(B: int, T: int, S: int, widths: tuple[int, ...], F: int, N: int) -> Work:
     params = textconv.init(jax.random.key(0), embed=S, widths=widths, filters=F, outputs=2, vocab=N)
     x = jax.random.randint(jax.random.key(1), (B, T), 0, N)
     y = jnp.arange(B) % 2

@@ -146,9 +146,9 @@ def _plan(
 ) -> _Plan:
     """The cost formula behind `save`: sizes in, decisions out.
 
-    Keeping all states costs T·B·H numbers. Keeping those that enter chunks of L steps costs T/L of B·H, and three
-    times L for the chunk at hand (sums, states, adjoints), least at L = √(T/3); and one more product h W a step. That
-    product is worth the memory that it saves where the states outgrow the cache, the more so the smaller W is.
+    Keeping all states costs T·B·H numbers, half of what autodiff keeps or less, and no time. Keeping those that enter
+    chunks of L steps costs T/L of B·H, and three times L for the chunk at hand (sums, states, adjoints), least at
+    L = √(T/3); and one more product h W a step, which nobody is made to pay below half a GiB of states.
 
     A chunk's W̄ is one product of L·B terms: from 2²⁴ multiplications on it runs on all cores, from 2²⁵ at full rate,
     so that few rows ask for longer chunks. Its logits, of a head that runs by the chunk, are at most 2²² numbers, or
@@ -163,7 +163,7 @@ def _plan(
     if not is_known(T):
         return _Plan(out, truncate, T, keep=True, unroll=1 if cpu else 8)
     B = B if is_known(B) else 1
-    worth_keeping = 8 * 2**20 * max(1, H / 128) ** 2 if cpu else 2**30  # bytes
+    worth_keeping = 2**29 if cpu else 2**30  # bytes
     keep = save == "all" or (save == "auto" and T * B * H * itemsize <= worth_keeping)
     if isinstance(save, str):
         terms = max(2**25 // H**2, 512) if keep else max(2**24 // H**2, 1024)
@@ -353,8 +353,9 @@ def states(
       h0: `[B, H]`, zero if absent; it has a gradient.
       lengths: `[B]`, from 0 to T. What lies beyond is never read; states there are 0, and so is what flows back.
       truncate: n of R6: nothing is handed back from step t + 1 to t where n divides t. Absent: full backpropagation.
-      save: what the backward pass keeps. `"all"` states; an integer n: one state in n, the others are computed again;
-        `"auto"` chooses by size.
+      save: what the backward pass keeps. `"all"` states, half of what autodiff keeps or less; an integer n: one state in
+        n, the others are computed again, which takes longer and the least memory where n is about √(T/3); `"auto"`: all
+        up to half a GiB of them (on a GPU or TPU one GiB), and one in about √(T/3) beyond.
 
     Without the batch axis, `[T, D]` gives `[T, H]`. Gradients with respect to `x`, `U`, `W`, `b`, `h0` are R3 to R6 by
     hand.

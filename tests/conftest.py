@@ -61,6 +61,7 @@ SLOW = {
     "test_benchmarks.py::test_memory_grows_slower_than_the_root": "a smoke run of a benchmark, of a million steps",
     "test_benchmarks.py::test_the_model_of_a_step_over_devices": "a smoke run of a benchmark",
     "test_benchmarks.py::test_calls_without_jit": "a smoke run of a benchmark",
+    "test_benchmarks.py::test_sweep": "a smoke run of a benchmark",
 }
 
 

@@ -127,7 +127,7 @@ SAME_RESULT = {
     ("rnn", 'if out == "losses":'): CUT,
     ("rnn", "ideal = max(min(ideal, max(2**22 // classes, 512) // max(B, 1)), 1)"): CUT,
     ("rnn", "chunk = near_divisor(T, ideal) if ideal < T else T"): CUT,
-    ("rnn", "worth_keeping = 8 * 2**20 * max(1, H / 128) ** 2 if cpu else 2**30"): CUT,
+    ("rnn", "worth_keeping = 2**29 if cpu else 2**30"): CUT,
     ("rnn", 'keep = save == "all" or (save == "auto" and T * B * H * itemsize <= worth_keeping)'): CUT,
     ("rnn", "ideal = max(-(-min(terms, 4096) // max(B, 1)), 1 if keep else round((T / 3) ** 0.5))"): CUT,
     ("rnn", "ideal = ideal if cpu else max(ideal, 256)"): CUT,
