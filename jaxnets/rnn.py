@@ -353,9 +353,9 @@ def states(
       h0: `[B, H]`, zero if absent; it has a gradient.
       lengths: `[B]`, from 0 to T. What lies beyond is never read; states there are 0, and so is what flows back.
       truncate: n of R6: nothing is handed back from step t + 1 to t where n divides t. Absent: full backpropagation.
-      save: what the backward pass keeps. `"all"` states, half of what autodiff keeps or less; an integer n: one state in
-        n, the others are computed again, which takes longer and the least memory where n is about √(T/3); `"auto"`: all
-        up to half a GiB of them (on a GPU or TPU one GiB), and one in about √(T/3) beyond.
+      save: what the backward pass keeps. `"all"` states, half of what autodiff keeps or less. An integer n: one state
+        in n; the others are computed again, which takes longer, and the least memory where n is about √(T/3). `"auto"`:
+        all up to half a GiB of them (on a GPU or TPU one GiB), and one in about √(T/3) beyond.
 
     Without the batch axis, `[T, D]` gives `[T, H]`. Gradients with respect to `x`, `U`, `W`, `b`, `h0` are R3 to R6 by
     hand.

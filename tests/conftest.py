@@ -44,7 +44,7 @@ SLOW = {
     "test_check_asked.py::*[[]three turns*": "a solver's rule wrong in further ways; quick tests have two",
     "test_check_asked.py::*[[]a little*": "a solver's rule wrong in further ways; quick tests have two",
     "test_check_asked.py::test_in_float32_too": "the same solvers in float32",
-    "test_check_random.py::*[[]more]": "a hundred random programs; the quick test draws six",
+    "test_check_random.py::*[[]more]": "a hundred random programs; the quick test draws three",
     "test_readme.py::test_example[[]as it stands]": "its example on all of its steps and epochs",
     "test_train.py::test_killed_from_outside_at_fifty_moments": "fifty runs, killed by a signal; a quick test ends one "
     "at each of its operations on files",

@@ -12,6 +12,7 @@ from jaxnets.check import _inputs, _walk
 from jaxnets.check._board import Board
 from jaxnets.check._causes import find
 from jaxnets.check._compare import BLUNT, FORMULA, ROUNDINGS, dtype_name, misfit, worst_of
+from jaxnets.check._compiled import well
 from jaxnets.check._gradient import batches_of, drawn, title
 from jaxnets.check._names import Given, call, fresh, is_floating, match, names_matching
 from jaxnets.check._numeric import EPS
@@ -284,7 +285,7 @@ class _Judge:
             return out, (out[0] if place in marks else None)
 
         x = jax.device_put(self.reference.x)
-        handed = jax.jit(lambda x: _walk.run(self.reference.program, x, look)[1])(x)
+        handed = well(lambda x: _walk.run(self.reference.program, x, look)[1])(x)
         named = {marks[p]: np.asarray(v) for p, v in handed.items()}
         return named | dict(zip(self.reference.names, self.reference.x, strict=True))
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.check import _walk
+from jaxnets.check._compiled import well
 from jaxnets.check._names import is_key
 from jaxnets.check._reference import Reference, describe
 
@@ -79,7 +80,7 @@ def _of_the_program(reference: Reference) -> Iterator[str]:
         return out, jnp.mean(jnp.abs(_FLAT[eqn.primitive.name](out[0])) < _SATURATED)
 
     with reference.precision():
-        shares = jax.jit(lambda x: _walk.run(reference.program, x, look)[1])(jax.device_put(reference.x))
+        shares = well(lambda x: _walk.run(reference.program, x, look)[1])(jax.device_put(reference.x))
     for place, share in shares.items():
         if (flat := float(np.mean(share))) >= 0.5:
             told = describe(sites[place])

@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaxnets.check import _walk
+from jaxnets.check._compiled import well
 from jaxnets.check._precision import double
 from jaxnets.check._walk import bind, is_float
 
@@ -132,7 +133,7 @@ def met(closed: Any, args: list[Any], near: float) -> tuple[list[Met], list[Any]
     }
     if not any(s.eqn.primitive.name in watched for s in sites.values()):
         return [], []
-    handed = jax.jit(lambda args: _walk.run(closed, args, Kinks(near))[1])(args)
+    handed = well(lambda args: _walk.run(closed, args, Kinks(near))[1])(args)
     blended, noted = [], []
     for place, got in handed.items():
         if place not in sites:
@@ -155,12 +156,12 @@ class Slopes:
         def grad(args, given):
             return jax.grad(lambda a: _walk.run(closed, a, Kinks(near), given)[0][0])(args)
 
-        def along(given, args, leaf, direction):
+        def along(given, args, direction):
             return sum(jnp.vdot(g, d) for g, d in zip(grad(args, given), direction, strict=True))
 
         self._zero = zero
-        self._grad = jax.jit(grad)
-        self._along = jax.jit(jax.value_and_grad(along), static_argnums=2)
+        self._grad = well(grad)
+        self._along = well(jax.value_and_grad(along))
 
     def interval(self, leaf: int, direction: Any) -> tuple[float, float]:
         """Least and greatest slope along a direction of one leaf, over all choices: the kinks' ranges are summed."""
@@ -174,13 +175,13 @@ class Slopes:
         low, high, at = np.inf, -np.inf, self._zero
         # The ranges at JAX's own choice; then at the ends found there, since one kink may stand behind another.
         for _ in range(2):
-            value, slopes = self._along(at, self.args, 0, full)
+            value, slopes = self._along(at, self.args, full)
             lowest, highest, corners = self._ranges(slopes, at)
             low, high = min(low, float(value) + lowest), max(high, float(value) + highest)
             ends += corners
             at = ends[-1]
         for corner in ends[:2]:
-            value = float(self._along(corner, self.args, 0, full)[0])
+            value = float(self._along(corner, self.args, full)[0])
             low, high = min(low, value), max(high, value)
         return low, high
 
@@ -193,7 +194,7 @@ class Slopes:
                 direction = got - now
                 full = [np.zeros_like(a) for a in self.args]
                 full[leaf] = np.asarray(direction, self.args[leaf].dtype)
-                slopes = self._along(self._zero, self.args, 0, full)[1]
+                slopes = self._along(self._zero, self.args, full)[1]
                 corner = self._ranges(slopes, self._zero)[2][0]
                 end = np.asarray(self._grad(self.args, corner)[leaf], float)
                 step = end - now

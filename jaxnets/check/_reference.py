@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.check import _numeric, _walk
-from jaxnets.check._compiled import quickly
+from jaxnets.check._compiled import quickly, well
 from jaxnets.check._kinks import Slopes, met
 from jaxnets.check._names import Given, call, frames_of, fresh
 from jaxnets.check._precision import as_float64, double, narrowest
@@ -131,7 +131,7 @@ class Reference:
                 f = _with_jax_numpy(self.f)
                 x = jax.device_put(self.x)
                 program = _walk.trace(lambda leaves: jnp.asarray(f(*self._args(leaves))), x)
-                value = jax.jit(lambda x: _walk.run(program, x)[0][0])
+                value = well(lambda x: _walk.run(program, x)[0][0])
                 for step in (0.0, 1e-6, 1e-3, 0.3, 0.3):
                     moved = [a + step * rng.normal(size=a.shape) * _numeric.size_of(a) for a in self.x]
                     ours, theirs = float(value(jax.device_put(moved))), self.near(moved)
@@ -172,7 +172,7 @@ class Reference:
 
     @cached_property
     def _value(self):
-        return jax.jit(lambda x: _walk.run(self.program, x)[0][0])
+        return well(lambda x: _walk.run(self.program, x)[0][0])
 
     @cached_property
     def gradients(self) -> list[np.ndarray | None]:
@@ -186,7 +186,7 @@ class Reference:
                 return _walk.run(self.program, x)[0][0]
 
             try:
-                return [np.asarray(g, np.float64) for g in jax.jit(jax.grad(plain))(x)]
+                return [np.asarray(g, np.float64) for g in well(jax.grad(plain))(x)]
             except CANNOT as error:
                 first = str(error).split(".")[0]
                 self.reverse = False
@@ -199,7 +199,7 @@ class Reference:
 
     @staticmethod
     def _forward(plain, x, i):
-        return np.asarray(jax.jit(jax.jacfwd(lambda a: plain([*x[:i], a, *x[i + 1 :]])))(x[i]), np.float64)
+        return np.asarray(well(jax.jacfwd(lambda a: plain([*x[:i], a, *x[i + 1 :]])))(x[i]), np.float64)
 
     @property
     def told(self) -> str:
@@ -245,7 +245,7 @@ class Reference:
             disturbed = quickly(lambda x, seed: _walk.run(grad, [_disturb(a, seed) for a in x], _Noise(seed))[0])
             found, ties = [0.0] * len(self.x), bool(self.kinks()[1]) or self.steps_in_it
             for seed in (1, 2):
-                moved = disturbed(jax.device_put(self.x), seed)
+                moved = disturbed(jax.device_put(self.x), np.int32(seed))
                 for i, (g, true) in enumerate(zip(moved, self.gradients, strict=True)):
                     if true is None:
                         continue
@@ -305,11 +305,11 @@ class Reference:
         if self.stops or not self._stop_sites:
             return {}
         self.notes.append(f"stop_gradient in {self.who} is honoured: differences hold what it stops")
-        return jax.jit(lambda x: _walk.run(self.program, x, _keep_stopped)[1])(jax.device_put(self.x))
+        return well(lambda x: _walk.run(self.program, x, _keep_stopped)[1])(jax.device_put(self.x))
 
     @cached_property
     def _held_value(self):
-        return jax.jit(lambda x: _walk.run(self.program, x, _keep_stopped, self._stopped)[0][0])
+        return well(lambda x: _walk.run(self.program, x, _keep_stopped, self._stopped)[0][0])
 
 
 def _keep_stopped(place, eqn, operands, given):
