@@ -16,6 +16,7 @@ class Entry(NamedTuple):
     name: str
     f: Callable[..., Any]
     args: Draw
+    right: bool = True  # else a mistake of the library's, which must be found
 
 
 def normal(*shapes: tuple[int, ...], scale: float = 1.0) -> Draw:
