@@ -152,29 +152,34 @@ def _features_bwd(saved, h_bar, over_rows=None):
     sums = wide(U[0].dtype)
     c = h_bar * (1 - jnp.square(h))  # (C4)
     b_bar = jnp.sum(c, 0)  # (C5)
-    U_by_filter = [U_k.transpose(2, 0, 1).astype(sums) for U_k in U]
     starts = [0, *itertools.accumulate(U_k.shape[2] for U_k in U)]
+    shapes = [(U_k.shape[2], *U_k.shape[:2]) for U_k in U]  # [F, k, S] a width
+    # Of all widths at once, a row for each filter's each place in its window, [ΣF·k]: the word there, what comes in
+    # and, [ΣF·k, S], the filter.
+    B, steps = c.shape[0], [jnp.arange(k, dtype=jnp.int32)[None, None] for _, k, _ in shapes]
+    at = _joined([(m_k[:, :, None] + step).reshape(B, -1) for m_k, step in zip(m, steps, strict=True)])
+    c_at = _joined([jnp.repeat(c[:, i : i + F], k, 1) for i, (F, k, _) in zip(starts, shapes, strict=False)])
+    U_at = _joined([U_k.transpose(2, 0, 1).astype(sums).reshape(-1, U_k.shape[1]) for U_k in U], 0)
 
-    def sentence(x, length, m, c):
-        """One sentence: words, m [F] a width, c [ΣF] -> its part of Ū, [F, k, S] a width; and where w̄ is not zero: the
-        places [ΣF·k] of the winners' words, which may repeat (beyond the text: none), and what each adds, [ΣF·k, S]."""
+    def sentence(x, length, at, c):
+        """One sentence -> its part of Ū, [ΣF·k, S]; and where w̄ is not zero: the places [ΣF·k] of the winners' words,
+        which may repeat (beyond the text: none), and what each adds, [ΣF·k, S]."""
         w = _words(x, E, length, U)
-        U_bar, places, shares = [], [], []
-        for m_k, U_k, start in zip(m, U_by_filter, starts, strict=False):
-            F, k, S = U_k.shape
-            c_k = c[start : start + F, None, None]
-            at = m_k[:, None] + jnp.arange(k, dtype=m_k.dtype)[None]
-            w_at = w.at[at].get(mode="promise_in_bounds", wrap_negative_indices=False)
-            U_bar.append(c_k * w_at.astype(sums))  # (C5)
-            places.append((at if length is None else jnp.where(at < length, at, w.shape[0])).reshape(-1))
-            shares.append((c_k * U_k).reshape(F * k, S))  # (C6)
-        return U_bar, jnp.concatenate(places), jnp.concatenate(shares)
+        w_at = w.at[at].get(mode="promise_in_bounds", wrap_negative_indices=False)
+        places = at if length is None else jnp.where(at < length, at, w.shape[0])
+        return c[:, None] * w_at.astype(sums), places, c[:, None] * U_at  # (C5), (C6)
 
-    U_bar, x_bar, E_bar = (over_rows or _by_platform)(sentence, E, x, lengths, m, c)
-    U_bar = tuple(g.transpose(1, 2, 0).astype(U_k.dtype) for g, U_k in zip(U_bar, U, strict=True))
+    U_bar, x_bar, E_bar = (over_rows or _by_platform)(sentence, E, x, lengths, at, c_at)
+    cuts = np.cumsum([F * k for F, k, _ in shapes])[:-1]
+    parts = [part.reshape(shape) for part, shape in zip(jnp.split(U_bar, cuts), shapes, strict=True)]
+    U_bar = tuple(g.transpose(1, 2, 0).astype(U_k.dtype) for g, U_k in zip(parts, U, strict=True))
     if b is not None:
         b_bar = tuple(b_bar[i : i + b_k.shape[0]].astype(b_k.dtype) for i, b_k in zip(starts, b, strict=False))
     return x_bar, E_bar, U_bar, None if b is None else b_bar, None
+
+
+def _joined(parts: list[jax.Array], axis: int = 1) -> jax.Array:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
 
 
 _features.defvjp(compiled(_features_fwd), compiled(_features_bwd))
@@ -268,30 +273,27 @@ def _by_platform(sentence: Callable[..., Any], E: Any, *args: Any) -> tuple[Any,
     return lax.platform_dependent(*args, cpu=cpu, default=default)
 
 
-def _row_by_row(sentence: Callable[..., Any], E: Any, x: Any, lengths: Any, m: Any, c: Any) -> tuple[Any, Any, Any]:
+def _row_by_row(sentence: Callable[..., Any], E: Any, x: Any, lengths: Any, at: Any, c: Any) -> tuple[Any, Any, Any]:
     """Ū and Ē summed over rows, x̄ stacked (None for tokens); the winners of one row are in cache together."""
-    one = jax.tree.map(lambda a: a[0], (x, lengths, m, c))
-    parts = jax.eval_shape(sentence, *one)[0]
-    U_bar = [zeros(part.shape, part.dtype, c) for part in parts]
+    of_U = jax.eval_shape(sentence, *jax.tree.map(lambda a: a[0], (x, lengths, at, c)))[0]
     E_bar: Any = None if E is None else zeros(E.shape, wide(E.dtype), c)
 
     def add(total, row):
         U_bar, E_bar = total
-        parts, places, shares = sentence(*row)
-        U_bar = [g + part for g, part in zip(U_bar, parts, strict=True)]
+        part, places, shares = sentence(*row)
         x = row[0]
         if E is None:
-            return (U_bar, None), _gathered(places, shares, x.shape[0]).astype(x.dtype)
-        return (U_bar, _add_words(E_bar, x, places, shares)), None
+            return (U_bar + part, None), _gathered(places, shares, x.shape[0]).astype(x.dtype)
+        return (U_bar + part, _add_words(E_bar, x, places, shares)), None
 
-    (U_bar, E_bar), x_bar = lax.scan(add, (U_bar, E_bar), (x, lengths, m, c))
+    (U_bar, E_bar), x_bar = lax.scan(add, (zeros(of_U.shape, of_U.dtype, c), E_bar), (x, lengths, at, c))
     return U_bar, x_bar, None if E is None else E_bar.astype(E.dtype)
 
 
-def _all_at_once(sentence: Callable[..., Any], E: Any, x: Any, lengths: Any, m: Any, c: Any) -> tuple[Any, Any, Any]:
+def _all_at_once(sentence: Callable[..., Any], E: Any, x: Any, lengths: Any, at: Any, c: Any) -> tuple[Any, Any, Any]:
     """The same for devices of thousands of threads."""
-    parts, places, shares = jax.vmap(sentence)(x, lengths, m, c)
-    U_bar = [jnp.sum(part, 0) for part in parts]
+    parts, places, shares = jax.vmap(sentence)(x, lengths, at, c)
+    U_bar = jnp.sum(parts, 0)
     w_bar = jax.vmap(partial(_gathered, T=x.shape[1]))(places, shares)
     if E is None:
         return U_bar, w_bar.astype(x.dtype), None
