@@ -86,6 +86,12 @@ def _outside_is_beyond(size: int, ids: jax.Array) -> jax.Array:
     return jnp.where((ids < 0) | (ids >= size), jnp.full_like(ids, size), ids).astype(jnp.int32)
 
 
+def nan_unless(known: Any, a: jax.Array) -> jax.Array:
+    """`a`, and NaN where it is not `known`. A root makes it, there alone: where jit is off `jax_debug_nans` stops at a
+    constant of NaN, be it chosen or not."""
+    return jnp.where(known, a, jnp.sqrt(jnp.where(known, 1, -1).astype(a.dtype)))
+
+
 def reached(lengths: jax.Array, steps: int) -> jax.Array:
     """Which of the steps 0 … steps−1 each length covers, `[…, steps]`."""
     shape = (*lengths.shape, steps)

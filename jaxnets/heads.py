@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnets._arrays import compiled, dot, on_same_axes, wide
+from jaxnets._arrays import compiled, dot, nan_unless, on_same_axes, wide
 from jaxnets._shapes import Call
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -176,12 +176,12 @@ def _softmax_fwd(z, k):
     below_k = jnp.sum(jnp.where(_one_hot(k, z), below, 0), -1)
     loss = jnp.log(total[:, 0]) - below_k  # (H5): logsumexp(z) − z_k = −log ŷ_k
     known = (k >= 0) & (k < z.shape[-1])
-    return jnp.where(known, loss, jnp.nan), (above / total, k, known)  # (H5): ŷ
+    return nan_unless(known, loss), (above / total, k, known)  # (H5): ŷ
 
 
 def _softmax_bwd(saved, loss_bar):
     y, k, known = saved
-    loss_bar = jnp.where(known, loss_bar, jnp.nan)[:, None]
+    loss_bar = nan_unless(known, loss_bar)[:, None]
     z_bar = loss_bar * (y - _one_hot(k, y).astype(y.dtype))  # (H6, D2)
     return z_bar, None
 
@@ -279,7 +279,7 @@ def _loss_of_logits(z: jax.Array, y: jax.Array, weights: Any, reduction: str) ->
 def _probability(t: jax.Array, like: jax.Array) -> jax.Array:
     """Targets of the logistic head, as wide as sums are; NaN for what is no probability."""
     t = t.astype(wide(like.dtype))
-    return jnp.where((t >= 0) & (t <= 1), t, jnp.nan)
+    return nan_unless((t >= 0) & (t <= 1), t)
 
 
 @partial(compiled, static=(1,))

@@ -35,6 +35,7 @@ from jaxnets._arrays import (
     compiled,
     dot,
     is_known,
+    nan_unless,
     normal,
     on_cpu,
     on_same_axes,
@@ -522,7 +523,7 @@ def _loss(plan: _Plan, params: Params, data: _Data, y: jax.Array, weights: Any, 
     total = heads._reduce(losses, weights, scored, reduction)
     if losses.size or lengths is None:
         return total
-    return jnp.where(jnp.all(lengths == 0), total, jnp.nan)  # where no step is there to be NaN
+    return nan_unless(jnp.all(lengths == 0), total)  # where no step is there to be NaN
 
 
 def _hidden(plan: _Plan, params: Params, data: _Data, head: Any = None) -> Any:
@@ -543,7 +544,7 @@ def _with_batch(data: _Data, W: jax.Array) -> tuple[jax.Array, jax.Array | None,
     if lengths is None:
         return x, None, h0
     known = (lengths >= 0) & (lengths <= data.steps)
-    return x, jnp.where(known, lengths, data.steps).astype(jnp.int32), jnp.where(known[:, None], h0, jnp.nan)
+    return x, jnp.where(known, lengths, data.steps).astype(jnp.int32), nan_unless(known[:, None], h0)
 
 
 def _check(call: Call, params: Params, *inputs: Any) -> tuple[Params, _Data, _How]:

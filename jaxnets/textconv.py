@@ -34,7 +34,19 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxnets import heads
-from jaxnets._arrays import add_rows, compiled, dot, is_known, normal, on_same_axes, reached, rows, wide, zeros
+from jaxnets._arrays import (
+    add_rows,
+    compiled,
+    dot,
+    is_known,
+    nan_unless,
+    normal,
+    on_same_axes,
+    reached,
+    rows,
+    wide,
+    zeros,
+)
 from jaxnets._chunks import near_divisor
 from jaxnets._shapes import Call, valid_steps
 
@@ -189,7 +201,7 @@ def _words(x: jax.Array, E: Any, length: Any, U: tuple[jax.Array, ...]) -> jax.A
     """One sentence's word vectors [T, S], zero beyond its length, at least as many as the widest window has."""
     w = x if E is None else rows(E, x)
     if length is not None:
-        w = jnp.where(reached(length, w.shape[0])[:, None], w, jnp.where(length < 0, jnp.nan, 0).astype(w.dtype))
+        w = jnp.where(reached(length, w.shape[0])[:, None], w, nan_unless(length >= 0, jnp.zeros((), w.dtype)))
     fewest = w.shape[0] if is_known(w.shape[0]) else 1
     missing = max(U_k.shape[0] for U_k in U) - fewest
     return jnp.pad(w, ((0, missing), (0, 0))) if missing > 0 else w
@@ -232,7 +244,7 @@ def _first_of_highest(s: jax.Array) -> Any:
     rank = jnp.where(s == highest[None], falling, jnp.where(jnp.isnan(s), falling + windows, 0))
     best = jnp.max(rank, 0).astype(jnp.int32)
     is_nan = best > windows
-    return jnp.where(is_nan, 2 * windows, windows) - best, jnp.where(is_nan, jnp.nan, highest)
+    return jnp.where(is_nan, 2 * windows, windows) - best, nan_unless(~is_nan, highest)
 
 
 @_first_of_highest.defjvp

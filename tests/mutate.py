@@ -179,7 +179,7 @@ SAME_RESULT = {
     ("rnn", "one_input = not _is_index(x) and U.shape[0] == 1"): "a product or a sum of one term: which is faster",
     (
         "rnn",
-        "return x, jnp.where(known, lengths, data.steps).astype(jnp.int32), jnp.where(known[:, None], h0, jnp.nan)",
+        "return x, jnp.where(known, lengths, data.steps).astype(jnp.int32), nan_unless(known[:, None], h0)",
         "jnp.where(known, lengths, data.steps)",
         "lengths",
     ): "a row of impossible length is NaN already, through h_0",

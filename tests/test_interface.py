@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from helpers import DTYPES, assert_close, tolerance
-from jaxnets import dense, gated, rnn, textconv
+from jaxnets import dense, gated, heads, rnn, textconv
 
 KEY = jax.random.key(0)
 F64 = jnp.float64
@@ -194,6 +194,15 @@ def test_debugging_of_nan_stays_quiet():
             jax.jit(jax.grad(module.loss))(params, *inputs, y)
         _, params, (x,), y = draw("rnn", 6)
         jax.jit(jax.grad(rnn.loss))(params, x, y, np.array([0, 1, 7, 3]))
+
+
+def test_debugging_of_nan_without_jit():
+    """As `jax_debug_nans` itself runs a program that held a NaN, to find it: nothing else stops it on the way."""
+    with jax.disable_jit(), jax.debug_nans(True):
+        for head, V in ((heads.logistic, np.ones(3)), (heads.softmax, np.ones((3, 2)))):
+            jax.grad(head)(np.ones((2, 3)), V, None, np.array([0, 1]))
+        rnn.last_state(np.ones((2, 1, 3)), np.ones((3, 4)), np.ones((4, 4)), lengths=np.array([0, 1]))
+        textconv.max_over_time(np.ones((2, 4, 3)), np.ones((2, 3, 5)), lengths=np.array([0, 4]))
 
 
 def test_import_asks_for_nothing_else():
