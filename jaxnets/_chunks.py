@@ -1,6 +1,7 @@
 """Time by the chunk: a loop over stretches of steps, and the stretches of an array."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -30,6 +31,13 @@ def over_chunks(
     for part in reversed(parts) if reverse else parts:
         carry, outs[part] = part(carry)
     return carry, (outs[loop], outs[end])
+
+
+def scan(step: Callable[..., Any], carry: Any, xs: Any, **options: Any) -> tuple[Any, Any]:
+    """`lax.scan`, which refuses to run over no steps where jit is off."""
+    no_steps = jax.tree.leaves(xs)[0].shape[0] == 0
+    with jax.disable_jit(False) if no_steps else nullcontext():
+        return lax.scan(step, carry, xs, **options)
 
 
 def chunk_of(x: jax.Array, start: Any, steps: int, valid: jax.Array | None) -> jax.Array:

@@ -45,7 +45,7 @@ from jaxnets._arrays import (
     wide,
     zeros,
 )
-from jaxnets._chunks import chunk_of, near_divisor, over_chunks, put_chunk
+from jaxnets._chunks import chunk_of, near_divisor, over_chunks, put_chunk, scan
 from jaxnets._shapes import Call, valid_steps
 
 
@@ -119,7 +119,7 @@ def _reference(params: Params, data: "_Data", every_step: bool, truncate: int | 
         valid = (t_m1 < lengths)[:, None]
         return jnp.where(valid, h_t, h_tm1), jnp.where(valid, h_t, 0)
 
-    h_T, h = lax.scan(step, h0, (x, jnp.arange(T, dtype=jnp.int32)))
+    h_T, h = scan(step, h0, (x, jnp.arange(T, dtype=jnp.int32)))
     z = heads._reference_logits(jnp.swapaxes(h, 0, 1) if every_step else h_T, V, c)
     return (z[0] if data.single else z).astype(params.W.dtype)
 
@@ -233,7 +233,7 @@ def _chunk_states(x, valid, U, W, b, h, wanted, unroll) -> tuple[jax.Array, Any]
             h_t = jnp.where(valid_t[:, None], h_t, h_tm1)
         return h_t, h_t if wanted else None
 
-    return lax.scan(step, h, (x, valid), unroll=unroll)
+    return scan(step, h, (x, valid), unroll=unroll)
 
 
 def _run_bwd(plan, saved, out_bar):
@@ -302,7 +302,7 @@ def _chunk_deltas(g, h, valid, cut, W, W_T, handed_back, unroll):
             delta_t_W = jnp.where(valid_t[:, None], delta_t_W, delta_tp1_W)
         return delta_t_W, delta_t
 
-    return lax.scan(step, handed_back, (g, h, valid, cut), reverse=True, unroll=unroll)
+    return scan(step, handed_back, (g, h, valid, cut), reverse=True, unroll=unroll)
 
 
 _run.defvjp(compiled(_run_fwd, static=(0,)), compiled(_run_bwd, static=(0,)))

@@ -258,6 +258,16 @@ def test_no_steps_and_a_length_out_of_range():
     assert np.isnan(loss(np.ones(2), np.array([0, 3])))
 
 
+def test_no_steps_without_jit():
+    """Where JAX has no loop over none."""
+    args = net(), np.ones((2, 0, 3)), np.array([0, 1]), None, np.ones((2, 4))
+    grads = jax.value_and_grad(rnn.loss, (0, 4))
+    want = jax.jit(grads)(*args)
+    with jax.disable_jit():
+        assert_close(grads(*args), want, tolerance(F64))
+        assert rnn.reference(*args[:2]).shape == (2, 2)
+
+
 def test_descend_is_plain_gradient_descent():
     grads = jax.tree.map(np.ones_like, net())
 
