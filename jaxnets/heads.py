@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnets._arrays import compiled, dot, nan_unless, on_same_axes, wide
 from jaxnets._shapes import Call
@@ -376,8 +377,10 @@ def _check_targets(
             valid = weights if valid is None else weights & valid
         else:
             call.no_nan("weights", weights, valid)
-            if reduction == "mean" and jnp.issubdtype(weights.dtype, jnp.floating):
-                call.within("weights", weights, 0, jnp.inf, "a mean has no negative weights; a sum may", valid)
+            if reduction == "mean":
+                whole = jnp.issubdtype(weights.dtype, jnp.integer)
+                most = np.asarray(jnp.iinfo(weights.dtype).max, weights.dtype) if whole else np.inf
+                call.within("weights", weights, 0, most, "a mean has no negative weights; a sum may", valid)
                 call.adds_up("weights", weights, valid)
     if classes is None:
         call.within(name, y, 0, 1, "a probability", valid)

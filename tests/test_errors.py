@@ -125,6 +125,7 @@ BAD = {
     "one class": (lambda: rnn.loss(RNN._replace(V=ones(4, 1), c=ones(1)), X, Y), ValueError, "params.V", "C at least 2", "[4, 1]"),
     "one class of a head": (lambda: heads.softmax(ones(2, 3), ones(3, 1), None, Y), ValueError, "V", "C at least 2", "[3, 1]"),
     "negative weights": (lambda: heads.softmax(ones(2, 3), ones(3, 5), None, Y, weights=-ones(2)), ValueError, "weights", "within 0 … inf", "-1.0 at [0]"),
+    "negative whole weights": (lambda: dense.loss(DENSE, ones(2, 3), Y, weights=np.array([-1, 1])), ValueError, "weights", "a mean has no negative weights", "-1 at [0]"),
     "descent of another net": (lambda: rnn.descend(RNN, DENSE, 0.1), TypeError, "grads", "a rnn.Params", "dense.Params"),
     "weights that overflow": (lambda: heads.softmax(ones(2, 3), ones(3, 5), None, Y, weights=3e38 * ones(2)), ValueError, "weights", "of a sum within 1e-19 … 2e+19, or 0", "6e+38. Scale them"),
     "weights that vanish": (lambda: rnn.loss(RNN, X, Y, weights=np.array([1e-40, 0], np.float32)), ValueError, "weights", "of a sum within", "1e-40. Scale them"),
