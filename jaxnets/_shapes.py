@@ -177,10 +177,10 @@ class Call:
         self.fail(ValueError, name, f"within {low} … {high} ({what})", f"{np.asarray(a)[tuple(at)]} at {at}")
 
     def adds_up(self, name: str, a: jax.Array, valid: Any = None) -> None:
-        """Refuses weights whose sum, or what is multiplied by it, overflows or vanishes."""
+        """Refuses weights whose sum, or what is multiplied by it, overflows or vanishes where losses are summed."""
         if not _concrete(a) or not _concrete(valid):
             return
-        kind = jnp.finfo(wide(a.dtype))
+        kind = jnp.finfo(wide(self.dtype))
         total = float(np.sum(np.asarray(a, np.float64), where=True if valid is None else np.asarray(valid)))
         least, most = float(kind.tiny) ** 0.5, float(kind.max) ** 0.5
         if total and not least <= total <= most:

@@ -126,6 +126,7 @@ BAD = {
     "one class of a head": (lambda: heads.softmax(ones(2, 3), ones(3, 1), None, Y), ValueError, "V", "C at least 2", "[3, 1]"),
     "negative weights": (lambda: heads.softmax(ones(2, 3), ones(3, 5), None, Y, weights=-ones(2)), ValueError, "weights", "within 0 … inf", "-1.0 at [0]"),
     "negative whole weights": (lambda: dense.loss(DENSE, ones(2, 3), Y, weights=np.array([-1, 1])), ValueError, "weights", "a mean has no negative weights", "-1 at [0]"),
+    "wide weights of halves": (lambda: heads.softmax(*(a.astype(jnp.bfloat16) for a in (ones(2, 3), ones(3, 5))), None, Y, weights=np.array([1e39, 1.0])), ValueError, "weights", "of a sum within 1e-19", "1e+39. Scale them"),
     "descent of another net": (lambda: rnn.descend(RNN, DENSE, 0.1), TypeError, "grads", "a rnn.Params", "dense.Params"),
     "weights that overflow": (lambda: heads.softmax(ones(2, 3), ones(3, 5), None, Y, weights=3e38 * ones(2)), ValueError, "weights", "of a sum within 1e-19 … 2e+19, or 0", "6e+38. Scale them"),
     "weights that vanish": (lambda: rnn.loss(RNN, X, Y, weights=np.array([1e-40, 0], np.float32)), ValueError, "weights", "of a sum within", "1e-40. Scale them"),
