@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxnets._arrays import compiled, dot, nan_unless, on_same_axes, wide
 from jaxnets._shapes import Call
@@ -171,7 +172,9 @@ def _softmax(z: jax.Array, k: jax.Array) -> jax.Array:
 def _softmax_fwd(z, k):
     """z [N, C], k [N] -> ℓ [N]. Saves ŷ."""
     z = _finite(z)
-    below = z - jnp.max(z, -1, keepdims=True)
+    # What is subtracted cancels. Its derivative would look for the logits that equal it, and find none, 0 / 0, where a
+    # compiler computes them twice and rounds them differently.
+    below = z - lax.stop_gradient(jnp.max(z, -1, keepdims=True))
     above = jnp.exp(below)
     total = jnp.sum(above, -1, keepdims=True)
     below_k = jnp.sum(jnp.where(_one_hot(k, z), below, 0), -1)
