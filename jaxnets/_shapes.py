@@ -42,7 +42,8 @@ class Call:
         a = self.array(name, value)
         self._floating(name, a)
         if self.dtype is not None and _pythons(value):
-            a = _converted(a, self.dtype)
+            with jax.ensure_compile_time_eval():
+                a = jax.device_put(self._narrowed(name, np.asarray(value), self.dtype))
         if self.dtype is None:
             self.dtype, self.dtype_from = a.dtype, name
         elif a.dtype != self.dtype:
@@ -96,7 +97,8 @@ class Call:
         if not numbers.dtype.isnative:
             remedy = 'Convert it with .astype(a.dtype.newbyteorder("=")).'
             self.fail(TypeError, name, "in the byte order of this machine", numbers.dtype, remedy)
-        numbers = self._narrowed(name, numbers)
+        remedy = 'Or switch 64 bits on with jax.config.update("jax_enable_x64", True).'
+        numbers = self._narrowed(name, numbers, jax.dtypes.canonicalize_dtype(numbers.dtype), remedy)
         with jax.ensure_compile_time_eval():
             return jax.device_put(numbers)  # `jnp.asarray` compiles a program for each shape
 
@@ -104,16 +106,16 @@ class Call:
         came = _kind(value) + (f" of dtype {value.dtype}" if isinstance(value, np.ndarray) else "")
         self.fail(TypeError, name, "an array of numbers", came, cause=cause)
 
-    def _narrowed(self, name: str, numbers: np.ndarray) -> np.ndarray:
-        """In 32 bits, where JAX has no more; refused where they do not come through."""
+    def _narrowed(self, name: str, numbers: np.ndarray, dtype: Any, remedy: str = "") -> np.ndarray:
+        """In `dtype`; refused where they do not come through."""
         with np.errstate(over="ignore"):
-            came = numbers.astype(jax.dtypes.canonicalize_dtype(numbers.dtype), copy=False)
+            came = numbers.astype(dtype, copy=False)
         if came.dtype != numbers.dtype:
             whole = np.issubdtype(came.dtype, np.integer)
             lost = numbers != came if whole else np.isfinite(numbers) & ~np.isfinite(came)
             if lost.any():
-                remedy = 'Or switch 64 bits on with jax.config.update("jax_enable_x64", True).'
-                self.fail(ValueError, name, "within 32 bits", numbers[tuple(_first(lost))], remedy)
+                within = f"within {8 * came.dtype.itemsize} bits"
+                self.fail(ValueError, name, within, numbers[tuple(_first(lost))], remedy)
         return came
 
     def axes(self, name: str, value: Any) -> int:

@@ -90,6 +90,8 @@ BAD = {
     "masked targets": (lambda: rnn.loss(RNN, X, np.ma.masked_equal(Y, 1)), TypeError, "y", "without a mask", "a masked array"),
     "another byte order": (lambda: dense.forward(DENSE, np.ones((2, 3), ">f4")), TypeError, "x", "byte order of this machine", '>f4. Convert it with .astype(a.dtype.newbyteorder("="))'),
     "beyond float32": (lambda: narrow(lambda: dense.forward(DENSE, np.array([[1, -1e300, np.inf]] * 2))), ValueError, "x", "within 32 bits", "-1e+300. Or switch 64 bits on"),
+    "beyond the dtype of the others": (lambda: dense.forward(DENSE, [[0.5, 1e39, 0.0]]), ValueError, "x", "within 32 bits", "1e+39."),
+    "beyond halves": (lambda: heads.logistic(ones(2, 3).astype(jnp.float16), ones(3).astype(jnp.float16), 7e4, Y), ValueError, "c", "within 16 bits", "70000.0."),
     "no layers": (lambda: dense.layers(ones(2, 3), ()), ValueError, "W", "a tuple of arrays, at least one", "an empty tuple"),
     "another net's params": (lambda: rnn.forward(DENSE, X), TypeError, "params", "a rnn.Params, as rnn.init makes it", "dense.Params"),
     "params as a dict": (lambda: dense.forward({"W": 1}, X), TypeError, "params", "a dense.Params", "dict"),
