@@ -252,7 +252,8 @@ def test_id_out_of_range_under_jit_is_nan(bad):
 
 def test_no_steps_and_a_length_out_of_range():
     """Where no step is there to be NaN the loss is."""
-    loss = jax.jit(lambda y, lengths: rnn.loss(net(outputs=1), np.ones((2, 0, 3)), y, lengths))
+    params = net(outputs=1)
+    loss = jax.jit(lambda y, lengths: rnn.loss(params, np.ones((2, 0, 3)), y, lengths))
     assert np.isnan(loss(np.ones((2, 0)), np.array([0, 3])))
     assert loss(np.ones((2, 0)), np.array([0, 0])) == 0
     assert np.isnan(loss(np.ones(2), np.array([0, 3])))
