@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 _QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 _MOST = 500  # programs that are kept, the latest
@@ -44,7 +45,7 @@ def _once(f: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
 
 
 def _is_array(a: Any) -> bool:
-    return isinstance(a, jax.Array) and not isinstance(a, jax.core.Tracer)
+    return isinstance(a, jax.Array) and not isinstance(a, Tracer)
 
 
 def _compiled(traced: Any, options: dict[str, Any]) -> Any:
