@@ -488,11 +488,46 @@ def test_no_file_can_run_code(tmp_path):
     assert json.loads(header["__metadata__"]["record"])["step"] == 6
 
 
-def test_save_never_takes_away_what_it_has_just_saved(tmp_path):
-    for step in (10, 20, 1):
-        path = train.save(tmp_path, step, {"a": jnp.ones(2)}, {})
-        assert path.exists()
-    assert len(list(tmp_path.iterdir())) == _checkpoint.KEPT
+def test_of_smaller_steps_the_last_stays_and_larger_ones_are_left_alone(tmp_path):
+    """By number, not by text: ten digits come after nine."""
+    for step in (10, 20, 1, 15, 999_999_999, 10**9):
+        assert train.save(tmp_path, step, {"a": step * jnp.ones(2)}, {}).exists()
+    assert {path.name for path in tmp_path.iterdir()} == {f"step-{n}.safetensors" for n in (999_999_999, 10**9)}
+    (tmp_path / "step-by-step.safetensors").write_text("a file of somebody else's")
+    assert train.load(tmp_path, {"a": jnp.ones(2)})[2].name == "step-1000000000.safetensors"
+    train.save(tmp_path, 3, {"a": jnp.ones(2)}, {})
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_leaf_comes_back_as_it_was(tmp_path):
+    """With 64 bits off, too: numbers of Python's and NumPy's, arrays in another byte order, names that look alike."""
+    tree = {
+        "count": 2**40,
+        "rate": 0.1,
+        "yes": True,
+        "wide": np.array([1e300]),
+        "big": np.array([1, 2], ">f4"),
+        "number": np.float64(0.1),
+        "a.b": np.ones(1),
+        "a": {"b": np.zeros(1)},
+        "__metadata__": np.arange(3),
+    }
+    with jax.enable_x64(False):
+        train.save(tmp_path, 1, tree, {})
+        found = train.load(tmp_path, tree)[0]
+    for name, leaf in tree.items():
+        assert jax.tree.map(type, found[name]) == jax.tree.map(type, leaf)
+        jax.tree.map(np.testing.assert_array_equal, found[name], leaf)
+
+
+def test_what_would_be_narrowed_is_refused(tmp_path):
+    with jax.enable_x64(True):
+        wide = {"a": jnp.ones(2, jnp.float64)}
+        train.save(tmp_path, 1, wide, {})
+    with jax.enable_x64(False), pytest.raises(ValueError, match="a is float64, which JAX would narrow here: switch 64"):
+        train.load(tmp_path, wide)
+    with pytest.raises(TypeError, match=r"train\.save: a must be of numbers; got <U1"):
+        train.save(tmp_path, 2, {"a": np.array(["x"])}, {})
 
 
 def test_a_turned_array_is_kept_as_it_is(tmp_path):

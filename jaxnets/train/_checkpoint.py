@@ -7,8 +7,8 @@ is read. The last `KEPT` stay, so that a damaged one has another before it. Noth
 import hashlib
 import json
 import os
+import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,20 @@ import numpy as np
 
 KEPT = 2
 FORMAT = "jaxnets 1"
-_PATTERN = "step-*.safetensors"
+_NAME = re.compile(r"step-(\d+)\.safetensors")
 
 
 def save(folder: str | Path, step: int, tree: Any, record: dict[str, Any]) -> Path:
-    """Keep the arrays of `tree` and `record` (anything of JSON) as the checkpoint of `step`; older ones but the last
-    go. On failure what was there is still there."""
+    """Keep the arrays of `tree` and `record` (anything of JSON) as the checkpoint of `step`; those of smaller steps go,
+    but for the last. On failure what was there is still there."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays, dtypes = {}, {}
     for name, a in _leaves(tree):
         a = np.asarray(jax.random.key_data(a) if _is_key(a) else a)
+        if a.dtype.kind in "OSU":
+            raise TypeError(f"train.save: {name} must be of numbers; got {a.dtype}")
+        a = a.astype(a.dtype.newbyteorder("="), copy=False)
         dtypes[name] = a.dtype.name
         a = a.view(f"u{a.dtype.itemsize}") if a.dtype.kind == "V" else a  # bfloat16 and the like, by their bits
         arrays[name] = np.asarray(a, order="C")
@@ -36,14 +39,15 @@ def save(folder: str | Path, step: int, tree: Any, record: dict[str, Any]) -> Pa
     about["digest"] = _digest(arrays, about)
     path = folder / f"step-{step:09d}.safetensors"
     write_whole(path, _safetensors().numpy.save(arrays, about))
-    others = sorted(set(folder.glob(_PATTERN)) - {path})
-    for old in [*others[: len(others) - KEPT + 1], *folder.glob(f".{_PATTERN}.part")]:  # these of a killed process
+    older = [other for other in _by_step(folder) if _step(other) < step]
+    for old in [*older[: len(older) - KEPT + 1], *folder.glob(".step-*.safetensors.part")]:  # these of a killed process
         old.unlink()
     return path
 
 
 def load(folder: str | Path, like: Any) -> tuple[Any, dict[str, Any], Path] | None:
     """The newest whole checkpoint of a folder: arrays in the structure of `like`, record, file; None if there is none.
+    A leaf comes back as what it is in `like`: an array of JAX's or NumPy's, or a number of Python's.
 
     A damaged one is told by a warning, and the one before it is tried; where all are damaged, ValueError.
     """
@@ -53,7 +57,7 @@ def load(folder: str | Path, like: Any) -> tuple[Any, dict[str, Any], Path] | No
 
 def newest(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any], Path] | None:
     """As `load`, with arrays by name."""
-    paths = sorted(Path(folder).glob(_PATTERN), reverse=True)
+    paths = _by_step(Path(folder))[::-1]
     for path in paths:
         try:
             arrays, record = _read(path)
@@ -64,6 +68,15 @@ def newest(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any], P
     if paths:
         raise ValueError(f"{folder}: each of the {len(paths)} checkpoints is damaged")
     return None
+
+
+def _by_step(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)), key=_step)
+
+
+def _step(path: Path) -> int:
+    found = _NAME.fullmatch(path.name)
+    return int(found[1]) if found else -1
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -127,23 +140,41 @@ def as_in(like: Any, arrays: dict[str, np.ndarray], path: Path) -> Any:
     """Arrays by name -> the structure of `like`, whose names, shapes and dtypes they must have."""
     found = []
     for name, leaf in _leaves(like):
-        wanted = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        wanted = jax.random.key_data(leaf) if _is_key(leaf) else leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
         expected = f"{name} {wanted.dtype}{list(wanted.shape)}"
         if name not in arrays:
             raise ValueError(f"{path}: has no {expected}; was it written by another net or optimizer?")
         a = arrays.pop(name)
-        if a.shape != wanted.shape or a.dtype != wanted.dtype:
+        if a.shape != wanted.shape or a.dtype != wanted.dtype.newbyteorder("="):
             raise ValueError(f"{path}: {name} is {a.dtype}{list(a.shape)}; expected {expected}")
-        a = jnp.asarray(a)
-        found.append(jax.random.wrap_key_data(a, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else a)
+        found.append(_as(leaf, a, f"{path}: {name}"))
     if arrays:
         raise ValueError(f"{path}: has {', '.join(arrays)}, which this net and optimizer do not have")
     return jax.tree.unflatten(jax.tree.structure(like), found)
 
 
-def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield jax.tree_util.keystr(path, simple=True, separator="."), leaf
+def _as(leaf: Any, a: np.ndarray, what: str) -> Any:
+    """What was read, as what the leaf is: never with fewer digits than were written."""
+    if isinstance(leaf, np.ndarray):
+        return a
+    if isinstance(leaf, bool | int | float | complex | np.generic):
+        return type(leaf)(a[()])
+    if jax.dtypes.canonicalize_dtype(a.dtype) != a.dtype:
+        switch = 'switch 64 bits on with jax.config.update("jax_enable_x64", True)'
+        raise ValueError(f"{what} is {a.dtype}, which JAX would narrow here: {switch}")
+    b = jnp.asarray(a)
+    return jax.random.wrap_key_data(b, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else b
+
+
+def _leaves(tree: Any) -> list[tuple[str, Any]]:
+    """By names such as `params.W.0`; by those that leave no doubt (`['a.b']`) where two would be the same, or one is
+    what the file's format keeps for itself."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for simple in (True, False):
+        names = [jax.tree_util.keystr(path, simple=simple, separator="." if simple else "") for path, _ in leaves]
+        if len(set(names)) == len(names) and "__metadata__" not in names:
+            break
+    return [(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True)]
 
 
 def _is_key(a: Any) -> bool:
