@@ -299,6 +299,35 @@ def test_scores():
     assert math.isclose(found["accuracy"], np.concatenate([r[:n] for r, n in zip(right, lengths, strict=True)]).mean())
 
 
+def test_scores_by_weights_whatever_the_batches_are():
+    """Against all at once, repeated as often as the weights say."""
+    rng = np.random.default_rng(0)
+    net, x, y = dense.init(jax.random.key(0), (3, 4, 1)), rng.normal(size=(23, 3)).astype(np.float32), rng.random(23)
+    weights, y = rng.integers(0, 4, 23), y.round().astype(np.float32)
+    whole = train.scores(dense.loss, dense.predict, net, (np.repeat(x, weights, 0), np.repeat(y, weights)))
+    for batch in (1, 5, 23):
+        found = train.scores(dense.loss, dense.predict, net, {"x": x, "y": y, "weights": weights}, batch)
+        assert found == pytest.approx(whole, rel=1e-5)
+    hidden = train.scores(dense.loss, dense.predict, net, {"x": x, "y": y, "weights": weights > 1})
+    assert hidden == pytest.approx(
+        train.scores(dense.loss, dense.predict, net, (x[weights > 1], y[weights > 1])), rel=1e-5
+    )
+
+
+def test_scores_of_steps_whatever_the_batches_are():
+    rng, net = np.random.default_rng(0), rnn.init(jax.random.key(0), 2, 3, 4)
+    data = {"x": rng.normal(size=(7, 5, 2)).astype(np.float32), "y": rng.integers(0, 4, (7, 5))}
+    data |= {"lengths": np.array([5, 0, 1, 2, 5, 3, 0]), "weights": rng.random((7, 5)).astype(np.float32)}
+    predict = partial(rnn.predict, every_step=True)
+    one, all_ = (train.scores(rnn.loss, predict, net, data, batch) for batch in (1, 7))
+    assert one == pytest.approx(all_, rel=1e-5)
+    assert all_["loss"] == pytest.approx(float(rnn.loss(net, **data)), rel=1e-5)
+    valid = np.arange(5) < data["lengths"][:, None]
+    right = np.asarray(predict(net, data["x"], data["lengths"])).argmax(-1) == data["y"]
+    by = np.where(valid, data["weights"], 0)
+    assert all_["accuracy"] == pytest.approx((right * by).sum() / by.sum(), rel=1e-6)
+
+
 # Interruptions, checkpoints.
 
 

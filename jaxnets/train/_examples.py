@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxnets._arrays import reached, wide
 from jaxnets._shapes import Call
 
 _BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -48,3 +50,14 @@ def _named(call: Call, name: str, f: Callable[..., Any], data: Any) -> dict[str,
 def size(bucket: Mapping[str, Any]) -> int:
     """How many examples."""
     return len(next(iter(bucket.values())))
+
+
+def scored_of(batch: dict[str, Any], examples: int) -> jax.Array:
+    """How much of the mean these examples are: their number, or that of their valid steps, or the sum of weights."""
+    y, weights, lengths = batch.get("y"), batch.get("weights"), batch.get("lengths")
+    scored: Any = jnp.ones(examples, jnp.float32)
+    if weights is not None:
+        scored = weights.astype(wide(weights.dtype) if jnp.issubdtype(weights.dtype, jnp.inexact) else jnp.float32)
+    if lengths is not None and y is not None and y.ndim == 2:
+        scored = (scored[:, None] if scored.ndim == 1 else scored) * reached(lengths, y.shape[1]).astype(scored.dtype)
+    return jnp.sum(scored)

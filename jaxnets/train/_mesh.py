@@ -15,7 +15,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxnets._arrays import reached, wide
+from jaxnets._arrays import wide
+from jaxnets.train._examples import scored_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -156,7 +157,7 @@ def value_and_grad(
     sums: Any = None
     for places, number, counted in parts[not each : 2 if rest else 1]:
         part = {name: a[places] for name, a in batch.items()}
-        scored = jnp.where(counted, _scored(part, len(next(iter(part.values())))), 0)
+        scored = jnp.where(counted, scored_of(part, len(next(iter(part.values())))), 0)
         if key is not None:
             part["key"] = jax.random.fold_in(key, number)
         found = jax.value_and_grad(loss)(params, **part)
@@ -177,16 +178,5 @@ def is_mean(loss: Callable[..., jax.Array], params: Any, data: dict[str, Any]) -
     losses = np.array([float(jax.jit(loss)(params, **batch)) for batch in batches])
     if not few or not np.isfinite(losses).all():
         return True
-    whole, *halves = (float(_scored(batch, len(next(iter(batch.values()))))) for batch in batches)
+    whole, *halves = (float(scored_of(batch, len(next(iter(batch.values()))))) for batch in batches)
     return bool(np.isclose(losses[0] * whole, np.dot(losses[1:], halves), rtol=1e-3, atol=1e-6 * max(whole, 1)))
-
-
-def _scored(batch: dict[str, Any], examples: int) -> jax.Array:
-    """How much of the mean these examples are: their number, or that of their valid steps, or the sum of weights."""
-    y, weights, lengths = batch.get("y"), batch.get("weights"), batch.get("lengths")
-    scored: Any = jnp.ones(examples, jnp.float32)
-    if weights is not None:
-        scored = weights.astype(wide(weights.dtype) if jnp.issubdtype(weights.dtype, jnp.inexact) else jnp.float32)
-    if lengths is not None and y is not None and y.ndim == 2:
-        scored = (scored[:, None] if scored.ndim == 1 else scored) * reached(lengths, y.shape[1]).astype(scored.dtype)
-    return jnp.sum(scored)

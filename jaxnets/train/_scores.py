@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxnets._shapes import Call
-from jaxnets.train._examples import buckets_of, size
+from jaxnets.train._examples import buckets_of, scored_of, size
 from jaxnets.train._mesh import beside, copies
 from jaxnets.train._processes import all_of
 
@@ -21,35 +21,46 @@ def scores(
     data: Any,
     batch: int = 1024,
 ) -> dict[str, float]:
-    """`loss`, its mean over examples (over batches, weighted by their size); with `predict` also `accuracy` (over valid
-    steps where a target stands at every step) and, for one output, `auc`. Data as for `fit`, the targets called `y`."""
+    """`loss`, its mean over examples, over valid steps where a target stands at each, or by `weights`, whatever the
+    size of batches; with `predict` also `accuracy` over the same and, for one output, `auc`. Data as for `fit`, the
+    targets called `y`."""
     call = Call("scores")
     buckets = buckets_of(call, "data", loss, data)
-    batch, compiled, total = call.size("batch", batch), jax.jit(loss), 0.0
+    batch, compiled, counted = call.size("batch", batch), jax.jit(loss), jax.jit(scored_of, static_argnums=1)
+    sums = np.zeros(2)
     for bucket in buckets:
         for value, piece in _each(compiled, params, bucket, batch):
-            total += float(value) * size(piece)
+            scored = float(counted({k: piece[k] for k in ("y", "weights", "lengths") if k in piece}, size(piece)))
+            sums += (float(value) * scored, scored) if scored else (0, 0)
     if _everywhere(params):
-        total = float(all_of(np.array(total)).sum())
-    found = {"loss": total / sum(map(size, buckets))}
+        sums = all_of(sums).reshape(-1, 2).sum(0)
+    found = {"loss": float(sums[0] / (sums[1] or 1))}
     if predict is None:
         return found
-    rights, ys, ps = [], [], []
+    rights, ys, ps, by = [], [], [], []
     for bucket in buckets:
         if "y" not in bucket:
             call.fail(ValueError, "data", "data with targets y, for accuracy", f"only {', '.join(bucket)}")
         p, y = predictions(predict, params, bucket, batch), np.asarray(bucket["y"])
-        right = ((p > 0.5) == (y > 0.5)) if p.ndim == y.ndim else p.argmax(-1) == y
-        if y.ndim == 2 and "lengths" in bucket:
-            right = right[np.arange(y.shape[1]) < np.asarray(bucket["lengths"])[:, None]]
-        rights.append(right.reshape(-1))
+        rights.append((((p > 0.5) == (y > 0.5)) if p.ndim == y.ndim else p.argmax(-1) == y).reshape(-1))
+        by.append(_weights(bucket, y).reshape(-1))
         if p.ndim == y.ndim == 1:
             ys.append(y > 0.5)
             ps.append(p)
-    found["accuracy"] = float(np.concatenate(rights).mean())
-    if ys and 0 < (y := np.concatenate(ys)).mean() < 1:
-        found["auc"] = auc(y, np.concatenate(ps))
+    weights = np.concatenate(by)
+    found["accuracy"] = float(np.concatenate(rights) @ weights / (weights.sum() or 1))
+    if ys and 0 < (y := np.concatenate(ys)) @ weights < weights.sum():
+        found["auc"] = auc(y, np.concatenate(ps), weights)
     return found
+
+
+def _weights(bucket: Mapping[str, Any], y: np.ndarray) -> np.ndarray:
+    """How much each target counts: by `weights`, and only where a step is valid."""
+    weights = np.asarray(bucket.get("weights", np.ones(len(y))), np.float64)
+    weights = np.broadcast_to(weights.reshape(weights.shape + (1,) * (y.ndim - weights.ndim)), y.shape)
+    if y.ndim == 2 and "lengths" in bucket:
+        return np.where(np.arange(y.shape[1]) < np.asarray(bucket["lengths"])[:, None], weights, 0)
+    return weights
 
 
 def predictions(
@@ -69,18 +80,22 @@ def predictions(
     return all_of(mine).swapaxes(0, 1).reshape(-1, *mine.shape[2:])[: size(inputs)]
 
 
-def auc(y: Any, score: Any) -> float:
-    """Area under the ROC curve: how often a positive one scores above a negative one, a tie counting half.
+def auc(y: Any, score: Any, weights: Any = None) -> float:
+    """Area under the ROC curve: how often a positive one scores above a negative one, a tie counting half; by
+    `weights`, if there are any.
 
     >>> auc([0, 1, 0, 1], [0.1, 0.9, 0.9, 0.8])
     0.625
     """
     y, score = np.asarray(y, bool), np.asarray(score, np.float64)
-    positive, negative = np.sort(score[y]), np.sort(score[~y])
-    if not len(positive) or not len(negative):
+    weights = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
+    order = np.argsort(score[~y])
+    negative, up_to = score[~y][order], np.concatenate([[0.0], np.cumsum(weights[~y][order])])
+    of_pairs = weights[y].sum() * up_to[-1]
+    if not of_pairs:
         raise ValueError("auc: y must have both a positive and a negative one")
-    below, up_to = (np.searchsorted(negative, positive, side) for side in ("left", "right"))
-    return float((below + up_to).mean() / 2 / len(negative))
+    below = sum(up_to[np.searchsorted(negative, score[y], side)] for side in ("left", "right"))
+    return float(weights[y] @ below / 2 / of_pairs)
 
 
 def _each(
