@@ -502,9 +502,7 @@ def test_data_that_have_changed_are_refused(run, trained):
 
 def test_a_full_disk(run, trained):
     """What was there stays; of a run that could not even begin, nothing does."""
-    config = json.loads(Path("run/config.json").read_text())
-    config["options"]["epochs"] = 3
-    Path("run/config.json").write_text(json.dumps(config))
+    max(Path("run").glob("step-*")).unlink()  # so that there is something left to do
     before = {path: path.read_bytes() for path in Path("run").iterdir()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

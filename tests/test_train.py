@@ -446,10 +446,37 @@ def test_more_epochs_later(tmp_path):
 
 def test_another_run_is_not_overwritten(tmp_path):
     fit(out=tmp_path)
-    with pytest.raises(ValueError, match=r"out holds another run.*'batch': 8.*this one.*'batch': 4"):
+    with pytest.raises(ValueError, match=r"out holds another run .*, which differs in batch: 8 there, 4 here; "):
         fit(out=tmp_path, batch=4)
     with pytest.raises(ValueError, match=r"state\.params\.W\.0"):
         train.fit(dense.loss, dense.init(KEY, sizes=(3, 6, 2)), (X, Y), ADAM, epochs=1, batch=8, seed=1, out=tmp_path)
+
+
+def test_what_another_run_differs_in_is_named(tmp_path):
+    """A return of the old run in silence would be the worst answer."""
+    fit(out=tmp_path, **WATCHED)
+    others = {
+        r"the loss or the optimizer \(JAX .*\)\. Give another folder": {"optimizer": optax.adam(0.011)},
+        r"differs in the data\. Give": {"data": (X + 1e-3, Y)},
+        r"differs in the validation set\. Give": {"validation": (X[:9], 1 - Y[:9])},
+        r"differs in monitor: 'loss' there, 'accuracy' here": {"monitor": "accuracy", "predict": dense.predict},
+    }
+    for told, changed in others.items():
+        with pytest.raises(ValueError, match=told):
+            fit(out=tmp_path, **WATCHED | changed)
+    assert_same(fit(out=tmp_path, **WATCHED).params, undisturbed_and_watched().params)
+
+
+def test_a_loss_that_calls_back_goes_on_all_the_same(tmp_path):
+    """Its program has another address in it each time."""
+
+    def loss(params, x, y):
+        jax.debug.callback(lambda: None)
+        return dense.loss(params, x, y)
+
+    for epochs in (1, 2):
+        fitted = train.fit(loss, NET, (X, Y), ADAM, epochs=epochs, batch=8, seed=1, out=tmp_path)
+    assert_same(fitted.params, undisturbed(2).params)
 
 
 def damaged(path, how):

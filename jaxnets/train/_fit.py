@@ -21,7 +21,7 @@ from jaxnets.train._mesh import is_mean, of_its_own_mesh
 from jaxnets.train._plan import plan_of
 from jaxnets.train._run import Fitted, Run
 from jaxnets.train._scores import scores
-from jaxnets.train._steps import TrainState, marks_of, runner, start
+from jaxnets.train._steps import TrainState, marks_of, program_of, runner, start
 
 
 class Progress(NamedTuple):
@@ -79,7 +79,8 @@ def fit(
         Momentum and Adam's moments of the other rows rest meanwhile, and weight decay passes them by; SGD, with
         clipping by the global norm or without, does the same as without.
       out: a folder for checkpoints, one an epoch and one a minute; if there is one of this run, it goes on from there,
-        and ends with the same bits as if it had never stopped.
+        and ends with the same bits as if it had never stopped. One of a run with another loss, optimizer, seed, batch,
+        monitor or other data is refused.
       watch: called with a `Progress` when steps are done; if it returns True, the run is saved and stops.
       at_once: how many steps at most between two visits of Python; an epoch, or a bucket's turn, if None.
       budget: bytes of data that are put on the device as a whole (on each device of a mesh); what is larger goes there
@@ -122,6 +123,10 @@ def fit(
         call.fail(ValueError, "loss", expected, "one whose halves of a batch do not make the whole")
     plan = plan_of(call, buckets, batch, at_once, budget, mesh)
     settings = {"seed": seed, "batch": batch, "examples": plan.sizes, "validation": bool(held_out), "rows": rows}
+    if out is not None:  # what must be the same where it goes on
+        settings |= {"monitor": monitor, "the data": _digest({"data": buckets})}
+        settings |= {"the validation set": _digest({"validation": held_out or []})}
+        settings |= program_of(loss, optimizer, state, buckets[0], batch, key is not None)
     run = Run(plan.steps, state, held_out is not None, out, settings, mesh)
     advance = runner(loss, optimizer, rows, key is not None, mesh, plan.deals)
 
@@ -186,16 +191,21 @@ def fit(
 
 
 def _facts(settings: dict[str, Any], state: TrainState, data: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
-    """What processes of one run have alike; of large data some examples are looked at."""
+    """What processes of one run have alike."""
     of_state = [f"{a.dtype}{a.shape}" for a in jax.tree.leaves(state)]
+    facts = {"the data": _digest(data), "the shapes of parameters or of the optimizer's state": str(of_state)}
+    return facts | {"the options": json.dumps(settings)}
+
+
+def _digest(data: dict[str, list[dict[str, Any]]]) -> str:
+    """Of large data some examples are looked at."""
     digest = hashlib.blake2b(digest_size=16)
     for part, buckets in data.items():
         for bucket in buckets:
             for name, a in bucket.items():
                 some = np.ascontiguousarray(a[:: max(size(bucket) // 1000, 1)])
                 digest.update(f"{part} {name} {a.dtype} {a.shape}".encode() + some.tobytes())
-    facts = {"the data": digest.hexdigest(), "the shapes of parameters or of the optimizer's state": str(of_state)}
-    return facts | {"the options": json.dumps(settings)}
+    return digest.hexdigest()
 
 
 def _refuse_bad_data(loss: Callable[..., Any], params: Any, data: dict[str, Any], keyed: bool) -> None:

@@ -16,6 +16,7 @@ from jaxnets.train._mesh import replicated
 from jaxnets.train._steps import TrainState, copied
 
 SAVE_EVERY = 60.0  # seconds, within an epoch
+_TOLD = ("seed", "batch", "examples", "validation", "rows", "monitor")  # settings that say something to a reader
 
 
 class Fitted(NamedTuple):
@@ -134,10 +135,17 @@ class Run:
         return {name: getattr(self, name) for name in names}
 
     def _go_on_from(self, by_name: dict[str, np.ndarray], record: dict[str, Any], file: Path) -> None:
-        if record.get("settings") != self.settings:
-            came = record.get("settings", "no run of fit")
-            raise ValueError(f"fit: out holds another run ({file}: {came}; this one: {self.settings})")
-        self._take_over(as_in(self._arrays(), by_name, file), record)
+        came = record.get("settings")
+        if not isinstance(came, dict):
+            raise ValueError(f"fit: out holds no run of fit ({file}); give another folder")
+        arrays = as_in(self._arrays(), by_name, file)
+        # What a checkpoint does not tell, as one of another version of JAX does not, is not held against it.
+        others = [name for name, mine in self.settings.items() if came.get(name, mine) != mine]
+        if others:
+            told = [f"{n}: {came[n]!r} there, {self.settings[n]!r} here" if n in _TOLD else n for n in others]
+            remedy = "Give another folder, or take that one away to begin anew."
+            raise ValueError(f"fit: out holds another run ({file}), which differs in {'; '.join(told)}. {remedy}")
+        self._take_over(arrays, record | {"settings": self.settings})
         self.last_file = file
 
     def _take_over(self, arrays: dict[str, Any], record: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Steps of descent in one jitted loop; of a table, the rows that a batch reads."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -35,6 +36,32 @@ def start(params: Any, optimizer: optax.GradientTransformation, seed: int) -> Tr
 @jax.jit
 def copied(tree: Any) -> Any:
     return jax.tree.map(jnp.copy, tree)
+
+
+def program_of(
+    loss: Callable[..., jax.Array],
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    data: Mapping[str, Any],
+    batch: int,
+    keyed: bool,
+) -> dict[str, str]:
+    """A digest of what a step computes, from which another loss, learning rate or optimizer is told; nothing where the
+    program calls back into Python, which is another in each process. Its name says what it is only comparable within:
+    the same program is written differently elsewhere."""
+
+    def step(params: Any, kept: Any, examples: dict[str, Any], key: jax.Array) -> Any:
+        value, grads = jax.value_and_grad(loss)(params, **examples, **({"key": key} if keyed else {}))
+        with jax.numpy_dtype_promotion("standard"):
+            return value, optax.with_extra_args_support(optimizer).update(grads, kept, params, value=value)
+
+    examples = {name: jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) for name, a in data.items()}
+    traced = jax.jit(step).trace(state.params, state.optimizer, examples, state.key)
+    text = traced.lower().as_text()
+    if "callback" in text:
+        return {}
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return {f"the loss or the optimizer (JAX {jax.__version__}, {jax.default_backend()})": digest}
 
 
 def runner(
