@@ -218,12 +218,29 @@ def test_an_impossible_token_stays_one(texts):
         train.fit(textconv.loss, TEXT, (np.full((texts, 6), 30), np.arange(texts) % 2), ADAM, epochs=1, rows={"E": "x"})
 
 
-@pytest.mark.parametrize(
-    "optimizer", [optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation(), optax.contrib.muon(0.1)]
-)
-def test_rows_ask_for_an_optimizer_that_goes_row_by_row(optimizer):
+NEED_WHOLE_TABLES = {
+    "multi_steps": optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation(),
+    "apply_every": optax.chain(optax.sgd(0.1), optax.apply_every(2)),
+    "muon": optax.contrib.muon(0.1),
+    "prodigy": optax.contrib.prodigy(),
+    "clip_by_block_rms": optax.chain(optax.clip_by_block_rms(0.1), optax.sgd(0.1)),
+    "adaptive_grad_clip": optax.chain(optax.adaptive_grad_clip(0.1), optax.sgd(0.1)),
+} | {name: getattr(optax, name)(0.1) for name in ("lamb", "lars", "fromage")}
+GO_BY_ROWS = {
+    name: getattr(optax, name)(0.1)
+    for name in ("sgd", "adam", "adamw", "rmsprop", "adagrad", "lion", "nadam", "adamax")
+} | {"momentum": optax.sgd(0.1, 0.9, nesterov=True), "clip": optax.chain(optax.clip_by_global_norm(0.1), ADAM)}
+
+
+@pytest.mark.parametrize("name", NEED_WHOLE_TABLES)
+def test_rows_ask_for_an_optimizer_that_goes_row_by_row(name):
     with pytest.raises(ValueError, match="fit: rows: "):
-        fit_rows(optimizer, {"E": "x"})
+        fit_rows(NEED_WHOLE_TABLES[name], {"E": "x"})
+
+
+@pytest.mark.parametrize("name", GO_BY_ROWS)
+def test_optimizers_that_go_row_by_row_are_known(name):
+    assert _steps.goes_row_by_row(GO_BY_ROWS[name], TEXT, {"E"})
 
 
 def test_rows_of_a_masked_optimizer():

@@ -21,7 +21,7 @@ from jaxnets.train._mesh import is_mean, of_its_own_mesh
 from jaxnets.train._plan import plan_of
 from jaxnets.train._run import Fitted, Run
 from jaxnets.train._scores import scores
-from jaxnets.train._steps import TrainState, marks_of, program_of, runner, start
+from jaxnets.train._steps import TrainState, goes_row_by_row, marks_of, program_of, runner, start
 
 
 class Progress(NamedTuple):
@@ -252,14 +252,17 @@ def _check_rows(
             call.fail(ValueError, "rows", "a dict from arrays of params (a NamedTuple)", repr(table))
         if any(name not in b or b[name].dtype.kind not in "iu" for b in buckets):
             call.fail(ValueError, "rows", f"a dict to arguments of whole numbers ({', '.join(buckets[0])})", repr(name))
+    if not rows:
+        return
     try:
         marks_of(optimizer, state, set(rows))
-        gathers = any(isinstance(s, optax.MultiStepsState) for s in jax.tree.leaves(state.optimizer, is_leaf=_gathers))
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"fit: rows: this optimizer does not keep what it keeps row by row ({error})") from error
-    if rows and gathers:
-        raise ValueError("fit: rows: an optimizer that gathers gradients over steps (MultiSteps) needs the whole table")
+    if any(map(_gathers, jax.tree.leaves(state.optimizer, is_leaf=_gathers))):
+        raise ValueError("fit: rows: an optimizer that gathers gradients over steps needs the whole table")
+    if not goes_row_by_row(optimizer, state.params, set(rows)):
+        raise ValueError("fit: rows: what this optimizer does to a row depends on the others; it needs the whole table")
 
 
 def _gathers(node: Any) -> bool:
-    return isinstance(node, optax.MultiStepsState)
+    return isinstance(node, optax.MultiStepsState | optax.ApplyEvery)

@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh
@@ -150,6 +152,45 @@ def marks_of(optimizer: optax.GradientTransformation, state: TrainState, tables:
     if any(table and a.shape != shapes[table] for a, table in kept):
         raise ValueError("what it keeps of a table has another shape")
     return none._replace(params=of_params, optimizer=of_optimizer)
+
+
+def goes_row_by_row(optimizer: optax.GradientTransformation, params: Any, tables: set[str]) -> bool:
+    """Whether steps, each of two rows of a few, leave the same where an optimizer sees these rows alone as where it
+    sees whole tables: in the row that all of them read, and in all other parameters. Tried on a few numbers of the same
+    axes."""
+    rng, N, update = np.random.default_rng(0), 4, optax.with_extra_args_support(optimizer).update
+    picked = np.array([[1, 3], [2, 3]] * 6)
+
+    def few(a: Any, is_table: bool) -> np.ndarray:
+        sizes = [min(n, 4) for n in a.shape]
+        return rng.normal(size=[N, *sizes[1:]] if is_table else sizes).astype(np.float32)
+
+    is_table = jax.tree.map(lambda _: False, params)._replace(**dict.fromkeys(tables, True))
+    begin, slopes = (jax.tree.map(few, params, is_table) for _ in range(2))
+
+    @partial(jax.jit, static_argnums=0)
+    def after(by_rows: bool, begin: Any, slopes: Any) -> Any:
+        def step(state: TrainState, two: jax.Array) -> tuple[TrainState, None]:
+            read = two if by_rows else jnp.arange(N)
+            named = (read[:, None] == two).any(1)
+            of_tables = {t: jnp.einsum("r,r...->r...", named.astype(float), getattr(slopes, t)[read]) for t in tables}
+            places, moved = dict.fromkeys(tables, read), dict.fromkeys(tables, jnp.full(len(read), True))
+            small = _rows_of(state, marks, places)
+            updates, kept = update(slopes._replace(**of_tables), small.optimizer, small.params, value=1.0)
+            now = TrainState(optax.apply_updates(small.params, updates), kept, state.step + 1, state.key)
+            return _rows_back(state, small, now, marks, places, moved), None
+
+        state = TrainState(begin, optimizer.init(begin), jnp.zeros((), jnp.int32), jax.random.key(0))
+        marks = marks_of(optimizer, state, tables)
+        return lax.scan(step, state, jnp.asarray(picked))[0].params
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        alone, whole = (jax.device_get(after(by_rows, begin, slopes)) for by_rows in (True, False))
+    looked_at = [
+        jax.tree.leaves(p._replace(**{table: getattr(p, table)[3] for table in tables})) for p in (alone, whole, begin)
+    ]
+    change = max(float(np.max(np.abs(b - c), initial=0)) for b, c in zip(*looked_at[1:], strict=True))
+    return all(np.allclose(a, b, rtol=0, atol=1e-4 * change) for a, b in zip(*looked_at[:2], strict=True))
 
 
 def _rows_of(state: TrainState, marks: TrainState, read: dict[str, Any]) -> TrainState:
