@@ -203,6 +203,8 @@ def main() -> int:
     def judged(had_wrong: bool) -> None:
         wrong.append(had_wrong)
         next(bar, None)
+        if len(wrong) % 100 == 0:  # tens of thousands of programs are more than a process may map
+            jax.clear_caches()
 
     property_of(options.programs, options.seed, judged)()
     print(

@@ -359,6 +359,21 @@ def test_outside_the_slopes_of_a_relu(slope):
     assert report["x"].verdict == "wrong"
 
 
+def test_a_kink_closer_than_halves_can_tell_is_one():
+    """In float64 the first number is a little above it, in float16 on it: differences know of no kink there."""
+    a, b = np.float16([1.001, 0.5]), np.float16([1.00195, 0.1])
+
+    def f(x):
+        return jnp.sum(jnp.maximum(x * a - b, 0))
+
+    def by_hand(x):
+        return jnp.where(x * a - b > 0, a, 0).astype(x.dtype)
+
+    report = check.gradient(f, by_hand, (jnp.asarray([1.001, 2.0], jnp.float16),))
+    assert report["x"].verdict == "at a kink", report
+    assert not check.gradient(f, lambda x: 2 * by_hand(x), (jnp.asarray([1.001, 2.0], jnp.float16),)).ok
+
+
 @pytest.mark.parametrize(
     ("gradient", "verdict"),
     [

@@ -97,6 +97,7 @@ class _Leaf:
         self.want: Any = None
         self.formula: Any = None
         self.rng = source(7, i)
+        self.nearby = False  # whether `slopes` are those of kinks that are close by, not of those that are met
 
     def judge(self) -> Compared:
         if self.raw is None:
@@ -237,11 +238,17 @@ class _Leaf:
         self.slope = self.reference.slope(self.i, direction)
         if self.slope.kinked:
             return None
-        room = 10 * self.slope.bar + 1e-6 * float(np.sqrt(np.sum((self.want * direction) ** 2)))
+        room = 1e-6 * float(np.sqrt(np.sum((self.want * direction) ** 2)))
         room += limit * float(np.sum(np.abs(direction)))
         if not np.isfinite(self.slope.value):
             return None
-        if abs(self.slope.value - expected) <= room:
+        off = abs(self.slope.value - expected)
+        confirmed = off <= 10 * self.slope.bar + room
+        if not confirmed:  # from afar, many small bends look like a curve: nearer by, they may tell the two apart
+            seen = self.reference.slope(self.i, direction, nearer=64)
+            confirmed = not seen.kinked and 2 * seen.bar < off and abs(seen.value - expected) <= 2 * seen.bar + room
+            self.slope = seen if confirmed else self.slope
+        if confirmed:
             self.reference.confirmed.add(self.name)
             return None
         if self.reference.stops:
@@ -311,6 +318,8 @@ class _Leaf:
             low = high = float(np.sum(self.want * direction))
             return (min(low, seen.left, seen.right), max(high, seen.left, seen.right)) if seen.kinked else (low, high)
         low, high = self.slopes.interval(self.i, direction)
+        if self.nearby:  # these are not met, but close: what is measured does not know of them
+            return low, high
         if not seen.kinked and np.isfinite(seen.value) and 20 * seen.bar < high - low and not self.reference.stops:
             return seen.value - 10 * seen.bar, seen.value + 10 * seen.bar
         return low, high
@@ -322,7 +331,7 @@ class _Leaf:
         if np.all(np.isfinite(self.own)):
             slopes, met = self.reference.kinks(16 * self.eps)
             if slopes is not None:
-                self.slopes, self.met = slopes, met
+                self.slopes, self.met, self.nearby = slopes, met, True
                 if self._within(self.own, limit):
                     self.remarks.append(
                         f"{self._kinks_told()}, closer than {self.kind} can tell: accepted between its slopes"

@@ -216,12 +216,13 @@ class Reference:
         """Whether there is a reference besides differences."""
         return any(g is not None for g in self.gradients)
 
-    def slope(self, leaf: int, direction: np.ndarray) -> _numeric.Slope:
-        """The numeric derivative along a direction of one leaf."""
+    def slope(self, leaf: int, direction: np.ndarray, nearer: float = 1.0) -> _numeric.Slope:
+        """The numeric derivative along a direction of one leaf, from so many times nearer than usual."""
         if not self.wide:  # differences of short numbers decide nothing
             return _numeric.Slope(np.nan, np.inf, np.nan, np.nan, False)
         with self.precision():
-            return _numeric.best_slope(self.near, self.x, leaf, direction, self.value, self.numpy, self.eps)
+            unit = _numeric.size_of(self.x[leaf]) / nearer
+            return _numeric.best_slope(self.near, self.x, leaf, direction, self.value, self.numpy, self.eps, unit)
 
     def entries(self, leaf: int) -> tuple[np.ndarray, ...]:
         """The numeric gradient of a leaf, entry by entry: value, bar, slopes from below and above."""
