@@ -664,6 +664,12 @@ BAD = {
     "accuracy": ({"monitor": "accuracy", "validation": (X, Y)}, ValueError, "fit: predict must be given where monitor is 'accuracy'"),
     "one class": ({"monitor": "auc", "validation": (X, Y), "predict": dense.predict}, ValueError, "fit: monitor must be one of the scores"),
     "bad validation": ({"validation": (X, Y + 7)}, ValueError, "dense.loss: y must be within 0 … 1 .*; got [78]"),
+    "what predict needs": ({"predict": partial(lambda p, x, extra: x), "validation": (X, Y)}, TypeError, "fit: validation must be data for all that predict needs .x, extra.; got none for 'extra'"),
+    "what predict needs of others": ({"predict": lambda p, h: h, "also": {"training": (X, Y)}}, TypeError, r"fit: also\['training'\] must be data for all that predict needs .h.; got none for 'h'"),
+    "a name that is taken": ({"also": {"validation": (X, Y)}, "validation": (X, Y)}, ValueError, "fit: also must be names other than that of the validation set; got 'validation'"),
+    "lbfgs": ({"optimizer": optax.lbfgs()}, TypeError, "fit: optimizer must be one that asks for no more than gradients, parameters and the loss; got one that asks otherwise"),
+    "words": ({"data": (np.array(["a", "b"]), Y[:2])}, TypeError, r"fit: data\['x'\] must be an array of numbers; got an array of str"),
+    "objects": ({"data": (X[:2], np.array([None, {}]))}, TypeError, r"fit: data\['y'\] must be an array of numbers; got an array of object"),
     "a bad label": ({"data": (X, Y + 1)}, ValueError, "dense.loss: y must be within 0 … 1 .*; got 2"),
 }  # fmt: skip
 

@@ -33,6 +33,9 @@ def _named(call: Call, name: str, f: Callable[..., Any], data: Any) -> dict[str,
             call.fail(TypeError, name, expected, f"a {type(data).__name__}", remedy)
         data = dict(zip(takes, data, strict=False))
     found = {k: a if isinstance(a, jax.Array) else np.asarray(a) for k, a in data.items() if a is not None}
+    for k, a in found.items():
+        if a.dtype.kind in "OSUMm":
+            call.fail(TypeError, f"{name}[{k!r}]", "an array of numbers", f"an array of {a.dtype.name}")
     known = {p.name for p in parameters}
     if not any(p.kind == p.VAR_KEYWORD for p in parameters) and (unknown := set(found) - known):
         call.fail(TypeError, name, f"a dict of arguments of the loss ({', '.join(known)})", f"{min(unknown)!r} too")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -20,7 +21,7 @@ from jaxnets.train._examples import buckets_of, size
 from jaxnets.train._mesh import is_mean, of_its_own_mesh
 from jaxnets.train._plan import plan_of
 from jaxnets.train._run import Fitted, Run
-from jaxnets.train._scores import scores
+from jaxnets.train._scores import check_predict, scores
 from jaxnets.train._steps import TrainState, goes_row_by_row, marks_of, program_of, runner, start
 
 
@@ -115,8 +116,14 @@ def fit(
     beside = {name: buckets_of(call, f"also[{name!r}]", loss, given) for name, given in (also or {}).items()}
     key = inspect.signature(loss).parameters.get("key")
     _check_watching(call, held_out, monitor, predict, patience, key)
+    if "validation" in beside:
+        call.fail(ValueError, "also", "names other than that of the validation set", "'validation'")
+    for name, given in {"validation": held_out or [], **{f"also[{n!r}]": b for n, b in beside.items()}}.items():
+        if predict is not None:
+            check_predict(call, name, predict, given)
     mesh = _checked_mesh(call, mesh)
     state, rows = start(params, optimizer, seed), dict(rows or {})
+    _check_optimizer(call, optimizer, state)
     _check_rows(call, rows, state, optimizer, buckets)
     if mesh is not None and (key is None or key.default is not key.empty) and not is_mean(loss, params, buckets[0]):
         expected = "a mean over examples, over valid steps, or by weights, where there is a mesh"
@@ -242,6 +249,16 @@ def _checked_mesh(call: Call, mesh: Mesh | None) -> Mesh | None:
         expected = "a mesh of devices of every process, or of this one alone"
         call.fail(ValueError, "mesh", expected, f"one of some of the {jax.process_count()} processes")
     return Mesh(mesh.devices, mesh.axis_names)
+
+
+def _check_optimizer(call: Call, optimizer: optax.GradientTransformation, state: TrainState) -> None:
+    update = optax.with_extra_args_support(optimizer).update
+    with jax.numpy_dtype_promotion("standard"):
+        try:
+            jax.eval_shape(lambda p, kept: update(p, kept, p, value=jnp.zeros(())), state.params, state.optimizer)
+        except TypeError as error:
+            expected = "one that asks for no more than gradients, parameters and the loss"
+            call.fail(TypeError, "optimizer", expected, f"one that asks otherwise ({error})", cause=error)
 
 
 def _check_rows(

@@ -37,6 +37,7 @@ def scores(
     found = {"loss": float(sums[0] / (sums[1] or 1))}
     if predict is None:
         return found
+    check_predict(call, "data", predict, buckets)
     rights, ys, ps, by = [], [], [], []
     for bucket in buckets:
         if "y" not in bucket:
@@ -52,6 +53,16 @@ def scores(
     if ys and 0 < (y := np.concatenate(ys)) @ weights < weights.sum():
         found["auc"] = auc(y, np.concatenate(ps), weights)
     return found
+
+
+def check_predict(call: Call, name: str, predict: Callable[..., Any], buckets: list[dict[str, Any]]) -> None:
+    """Refuses data that lack what `predict` needs."""
+    parameters = list(inspect.signature(predict).parameters.values())[1:]
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    for bucket in buckets:
+        if lacking := [n for n in needed if n not in bucket]:
+            expected = f"data for all that predict needs ({', '.join(needed)})"
+            call.fail(TypeError, name, expected, f"none for {lacking[0]!r}")
 
 
 def _weights(bucket: Mapping[str, Any], y: np.ndarray) -> np.ndarray:
