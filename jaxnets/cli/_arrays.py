@@ -1,5 +1,6 @@
 """The recipe of arrays: as they are, pixels between 0 and 1, whole numbers that pick rows."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,12 +26,13 @@ class Arrays:
         _check_arrays(found, net, source.name)
         x, y = found["x"], found["y"]
         picks = x.ndim == 2 and net in ("rnn", "textconv")
-        if picks and x[part].min() < 0:
-            raise ValueError(f"{source.name}: x must be whole numbers of at least 0; got {x[part].min()}")
+        tokens = _valid(x, found.get("lengths")) if picks else np.zeros(1, int)
+        if picks and tokens.size and tokens.min() < 0:
+            raise ValueError(f"{source.name}: x must be whole numbers of at least 0; got {tokens.min()}")
         return cls(
             shapes={name: tuple(found[name].shape[1:]) for name in ("x", "eta") if name in found},
             divisor=255.0 if source.kind == "idx" and x.dtype == np.uint8 else 1.0,
-            picked=int(x[part].max()) + 1 if picks else 0,
+            picked=int(tokens.max(initial=0)) + 1 if picks else 0,  # those of the part held out are rows, too
             every_step=y.ndim == 2,
             flat=net == "dense",
             classes=classes_of(whole_labels(_valid(y, found.get("lengths")), source.name), source.name),
@@ -47,9 +49,18 @@ class Arrays:
         return {name: int(np.prod(s)) if self.flat else s[-1] for name, s in self.shapes.items()}
 
     def data(self, found: Any, part: np.ndarray, source: Any, buckets: int = 1, strict: bool = True) -> Any:
+        if absent := [name for name in (*self.shapes, "y") if name not in found]:
+            raise ValueError(f"{source.name}: must have {absent[0]}; there are {', '.join(found)}")
+        _check_numbers(found, source.name)
+        _check_range(found, self.shapes, self.picked, source.name)
+        bytes_ = source.kind == "idx" and found["x"].dtype == np.uint8
+        if bytes_ != (self.divisor == 255.0) and (bytes_ or source.kind == "idx" or found["x"].dtype.kind == "f"):
+            was = "bytes, 0 to 255" if self.divisor == 255.0 else "numbers on the scale that they had, no bytes"
+            raise ValueError(f"{source.name}: x must be {was}, as in training; got {found['x'].dtype}")
+        if (found["y"].ndim == 2) != self.every_step:
+            expected = "[n, steps]" if self.every_step else "[n]"
+            raise ValueError(f"{source.name}: y must be {expected}, as in training; got {list(found['y'].shape)}")
         for name, shape in {**self.shapes, "y": ()}.items():
-            if name not in found:
-                raise ValueError(f"{source.name}: must have {name}; there are {', '.join(found)}")
             came = tuple(found[name].shape[1:])
             if name != "y" and came != shape and not self.tokens:
                 raise ValueError(
@@ -112,13 +123,7 @@ def _check_arrays(found: dict[str, np.ndarray], net: str, where: str) -> None:
     takes = {*needed, "lengths"} if net in ("rnn", "textconv") else set(needed)
     if extra := [name for name in found if name not in takes]:
         raise ValueError(f"{where}: {net} takes arrays {', '.join(sorted(takes))}; got {extra[0]!r} too")
-    for name, a in found.items():
-        if a.dtype.kind not in "iufb":
-            raise ValueError(f"{where}: {name} must be numbers; got {a.dtype}")
-    sizes = {name: len(a) if a.ndim else 0 for name, a in found.items()}
-    if len(set(sizes.values())) > 1 or 0 in sizes.values():
-        told = ", ".join(f"{n} of {name}" for name, n in sizes.items())
-        raise ValueError(f"{where}: must be as many of each, at least one; got {told}")
+    _check_numbers(found, where)
     axes, whole = found["x"].ndim, found["x"].dtype.kind in "iu"
     fits = {
         "rnn": axes == 3 or (axes == 2 and whole),
@@ -130,3 +135,38 @@ def _check_arrays(found: dict[str, np.ndarray], net: str, where: str) -> None:
         raise ValueError(f"{where}: x must be {shape} for {net}; got {found['x'].dtype} {list(found['x'].shape)}")
     if found["y"].ndim != 1 and not (net == "rnn" and found["y"].shape == found["x"].shape[:2]):
         raise ValueError(f"{where}: y must be [n]{', or [n, steps]' * (net == 'rnn')}; got {list(found['y'].shape)}")
+
+
+def _check_numbers(found: dict[str, np.ndarray], where: str) -> None:
+    for name, a in found.items():
+        if a.dtype.kind not in "iufb":
+            raise ValueError(f"{where}: {name} must be numbers; got {a.dtype}")
+    sizes = {name: len(a) if a.ndim else 0 for name, a in found.items()}
+    if len(set(sizes.values())) > 1 or 0 in sizes.values():
+        told = ", ".join(f"{n} of {name}" for name, n in sizes.items())
+        raise ValueError(f"{where}: must be as many of each, at least one; got {told}")
+
+
+def _check_range(found: dict[str, np.ndarray], inputs: Iterable[str], picked: int, where: str) -> None:
+    """Lengths within the steps; tokens that are rows; numbers that are finite in float32, as far as they are read."""
+    x, lengths = found["x"], found.get("lengths")
+    if lengths is not None:
+        if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
+            told = f"{lengths.dtype} {list(lengths.shape)}"
+            raise ValueError(f"{where}: lengths must be whole numbers, one an example; got {told}")
+        if len(bad := np.flatnonzero((lengths < 0) | (lengths > x.shape[1]))):
+            at = f"{lengths[bad[0]]} of example {bad[0]}"
+            raise ValueError(f"{where}: lengths must be from 0 to {x.shape[1]}, the steps of x; got {at}")
+    for name in inputs:
+        a = found[name]
+        if picked and a.dtype.kind not in "iu":
+            raise ValueError(f"{where}: {name} must be whole numbers, as in training; got {a.dtype}")
+        with np.errstate(over="ignore"):
+            bad = (a < 0) | (a >= picked) if picked else ~np.isfinite(a.astype(np.float32))
+        if lengths is not None:
+            read = np.arange(a.shape[1]) < lengths[:, None]
+            bad &= read.reshape(read.shape + (1,) * (a.ndim - 2))
+        if bad.any():
+            at = np.argwhere(bad)[0].tolist()
+            expected = f"from 0 to {picked - 1}" if picked else "finite, in float32 too"
+            raise ValueError(f"{where}: {name} must be {expected}; got {a[tuple(at)]} at {at}")

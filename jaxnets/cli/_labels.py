@@ -2,10 +2,14 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 
 from jaxnets import data
+
+_WHOLE = re.compile(r"([+-]?(?:0|[1-9][0-9]*))(?:\.0*)?")
+_FRACTION = re.compile(r"[+-]?[0-9]*\.[0-9]+")
 
 
 def numbered(labels: np.ndarray, classes: tuple[str, ...], where: str) -> np.ndarray:
@@ -25,8 +29,8 @@ def labels_of(found: data.Texts) -> np.ndarray:
 def classes_of(labels: np.ndarray, where: str, of_files: bool = False) -> tuple[str, ...]:
     """Their different names; in order, but for files, which come as they were named."""
     names = [str(name) for name in (dict.fromkeys(labels.tolist()) if of_files else np.unique(labels))]
-    if all(name.isdigit() for name in names):
-        names.sort(key=int)
+    if all(name.isascii() and name.isdigit() for name in names):
+        names.sort(key=lambda name: (int(name), name))
     if len(names) < 2:
         raise ValueError(f"{where}: must have two classes or more; got only {names[0]!r}")
     if len(names) > 20 and len(names) > labels.size / 10:
@@ -37,16 +41,27 @@ def classes_of(labels: np.ndarray, where: str, of_files: bool = False) -> tuple[
 
 
 def whole_labels(column: np.ndarray, where: str) -> np.ndarray:
-    """Labels as they are in a file, which reads whole numbers as others."""
-    if column.dtype.kind != "f":
-        if column.dtype.kind == "U" and (column == "").any():
+    """Labels as they are in a file: `1.0` is 1, and `01` is a name of its own."""
+    if column.dtype.kind in "OU":
+        if (column == "").any():
             raise ValueError(f"{where}: every example must have a label; {int((column == '').sum())} have none")
+        names, at = np.unique(column, return_inverse=True)
+        return np.array([_whole(str(name), where) for name in names])[at].reshape(column.shape)
+    if column.dtype.kind != "f":
         return column
-    bad = column[~(column == np.round(column))]
+    bad = column[~(column == np.round(column)) | (np.abs(column) > 2**53)]
     if len(bad):
         came = f"{int(np.isnan(bad).sum())} without one" if np.isnan(bad).any() else f"{bad[0]:g}"
         raise ValueError(f"{where}: every example must have a label that is a word or a whole number; got {came}")
     return column.astype(np.int64)
+
+
+def _whole(name: str, where: str) -> str:
+    if found := _WHOLE.fullmatch(name):
+        return str(int(found[1]))
+    if _FRACTION.fullmatch(name):
+        raise ValueError(f"{where}: every example must have a label that is a word or a whole number; got {name}")
+    return name
 
 
 def numbers_of_line(line: str) -> np.ndarray:
@@ -56,7 +71,7 @@ def numbers_of_line(line: str) -> np.ndarray:
         row = np.array(told, np.float64).reshape(-1)
     except (ValueError, TypeError, RecursionError):
         row = np.zeros(0)
-    if not row.size or not np.isfinite(row).all():
+    if not row.size or not (np.abs(row) <= np.finfo(np.float32).max).all():
         raise ValueError(f"expected numbers between commas, or a JSON array; got {_cut(line)}")
     return row
 

@@ -46,8 +46,9 @@ class Words:
         return {"x": len(self.known) + 1}
 
     def data(self, found: data.Texts, part: np.ndarray, source: Any, buckets: int = 1, strict: bool = True) -> Any:
-        if source.kind == "polarity" and len(found.classes) == len(self.classes):
-            found = found._replace(classes=self.classes)  # files of other names, in the same order
+        other_names = set(found.classes) != set(self.classes)
+        if source.kind == "polarity" and other_names and len(found.classes) == len(self.classes):
+            found = found._replace(classes=self.classes)  # in the same order
         y = numbered(labels_of(found)[part], self.classes, source.name)
         numbers = self._numbers([found.texts[i] for i in part])
         lengths = sorted(map(len, numbers))
@@ -127,8 +128,8 @@ class Table:
 
     @property
     def strings(self) -> tuple[str, ...]:
-        """Columns that are categories."""
-        return tuple(name for columns in self.groups.values() for name in columns.categories)
+        """Columns that are words: labels, and categories."""
+        return (self.target, *(name for columns in self.groups.values() for name in columns.categories))
 
     def data(self, found: Any, part: np.ndarray, source: Any, buckets: int = 1, strict: bool = True) -> Any:
         """Not `strict`: a category that the training part does not have counts as missing."""

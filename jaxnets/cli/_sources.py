@@ -139,7 +139,7 @@ def digest(found: Any) -> str:
         add(*found.texts, *found.classes, found.labels.tobytes())
     else:
         for name, a in found.items():
-            add(name, f"{a.dtype} {a.shape}", np.ascontiguousarray(a).tobytes())
+            add(name, f"{a.dtype} {a.shape}", *(a if a.dtype.kind == "O" else [np.ascontiguousarray(a).tobytes()]))
     return sums.hexdigest()
 
 

@@ -139,6 +139,8 @@ def plan(options: Options) -> tuple[_run.Config, Any]:
     found = _sources.read(source)
     source = source._replace(x=options.x, eta=options.eta, y=options.y)
     source = _sources.with_columns(source, found, net)
+    if source.kind == "csv":  # labels as they stand: 01 is not 1
+        found = _sources.read(source, (source.y,))
     rest, _ = _recipes.parts(found, options.held_out, options.seed)
     recipe = _recipes.learn(found, rest, net, source)
     sizes = _nets.sizes(net, recipe, settings)

@@ -32,7 +32,9 @@ class Columns(NamedTuple):
                 there = column[~np.isnan(column)]
                 if not len(there):
                     raise ValueError(f"Columns: column {name!r} must have at least one number; all are missing")
-                scales[name] = (float(there.mean()), float(there.std()) or 1.0)
+                mean, spread = float(there.mean()), float(there.std())
+                # Of a column that is constant, what is left is the rounding of its mean.
+                scales[name] = (mean, spread if spread > 1e-12 * abs(mean) else 1.0)
             else:
                 categories[name] = tuple(str(c) for c in np.unique(column) if c)
         return cls(tuple(names), scales, categories)
@@ -53,7 +55,10 @@ class Columns(NamedTuple):
                     example = next((cell for cell in column if not _is_number(cell)), column[0])
                     raise ValueError(f"Columns: column {name!r} must be numbers; got {str(example)!r}")
                 mean, spread = self.scales[name]
-                parts.append(np.nan_to_num((column - mean) / spread, nan=0.0)[:, None])
+                scaled = (column - mean) / spread
+                if (beyond := np.abs(scaled) > np.finfo(np.float32).max).any():
+                    raise ValueError(f"Columns: column {name!r} must be within float32; got {column[beyond][0]:g}")
+                parts.append(np.nan_to_num(scaled, nan=0.0)[:, None])
                 continue
             known = np.array(self.categories[name])
             if column.dtype.kind == "f" and not np.isnan(column).all():

@@ -18,6 +18,7 @@ from jaxnets.data._text import Texts
 
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+_WIDE = 2**26  # bytes
 MISSING = ("", "?", "NA", "N/A", "NaN", "nan")
 
 
@@ -103,7 +104,10 @@ def read_csv(
     columns = {}
     for name, cells in zip(header, zip(*(row for _, row in rows), strict=True), strict=True):
         cells = ["" if cell.strip() in missing else cell.strip() for cell in cells]
-        columns[name] = np.array(cells, dtype=str)
+        wide = (
+            4 * len(cells) * max(map(len, cells), default=0) > _WIDE
+        )  # of NumPy's strings each takes the longest's room
+        columns[name] = np.array(cells, dtype=object if wide else str)
         if name not in text and all(_NUMBER.fullmatch(cell) for cell in cells if cell):
             columns[name] = np.array([float(cell) if cell else np.nan for cell in cells])
     return columns
