@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -239,6 +240,13 @@ def test_picture(run, tmp_path, by_hand):
     _, out, _ = run("loss", "--by-hand", by_hand, "--picture", str(picture))
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert "picture: " in out
+
+
+def test_a_picture_needs_no_window():
+    """Nor what a notebook has set for windows, where it is not installed."""
+    code = "from jaxnets.check._picture import empty_figure as f; f(1, 1); import os; assert os.environ['MPLBACKEND']"
+    environment = os.environ | {"MPLBACKEND": "module://nowhere"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_picture_that_cannot_be_drawn(run, tmp_path):

@@ -657,6 +657,25 @@ def test_bad_eval(run, trained, name):
     assert told in err
 
 
+def test_a_failed_start_leaves_a_folder_that_was_there(run, monkeypatch):
+    """And one that was not there is taken away; the error is told, whatever the folder is."""
+    Path("table.csv").write_text(FILES["table.csv"])
+    Path("mine").mkdir()
+    Path("link").symlink_to("mine")
+
+    def broken(*_):
+        raise ValueError("no such luck")
+
+    monkeypatch.setattr(_run, "fit", broken)
+    for out in ("mine", "link", "new"):
+        code, _, err = run(*TABLE, "--out", out)
+        assert code == 2
+        assert err.splitlines()[-1] == "jaxnets: no such luck"
+    assert Path("mine").is_dir()
+    assert Path("link").is_symlink()
+    assert not Path("new").exists()
+
+
 def test_no_checkpoint_yet(run, trained):
     for path in Path("run").glob("step-*"):
         path.unlink()

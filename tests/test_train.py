@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -607,6 +608,13 @@ def test_a_turned_array_is_kept_as_it_is(tmp_path):
     a = np.arange(12.0, dtype=np.float32).reshape(3, 4).T
     train.save(tmp_path, 1, {"a": a}, {})
     np.testing.assert_array_equal(train.load(tmp_path, {"a": jnp.zeros((4, 3))})[0]["a"], a)
+
+
+def test_a_folder_that_is_taken_away_is_not_made_anew(tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(FileNotFoundError, match="run was taken away while the run went on"):
+        fit(out=out, watch=lambda progress: shutil.rmtree(out))
+    assert not out.exists()
 
 
 # What stops a run.

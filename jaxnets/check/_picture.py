@@ -1,6 +1,7 @@
 """Heat maps of where the error sits: one for each leaf of a report, all on one colour scale."""
 
 import math
+import os
 import textwrap
 import warnings
 from pathlib import Path
@@ -41,21 +42,32 @@ def can_be_drawn(path: str | Path) -> None:
         raise FileNotFoundError(f"picture: there is no folder {str(path.parent)!r}")
 
 
-def _figure(report: "Report") -> Any:
+def empty_figure(width: float, height: float) -> Any:
+    """A figure with a canvas of its own: whoever draws with pyplot beside us is left alone. What a notebook has set for
+    windows (`MPLBACKEND`) need not be installed."""
+    windows = os.environ.pop("MPLBACKEND", None)
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.colors import LogNorm
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("a picture needs matplotlib: pip install 'jaxnets[cli]'") from error
+    finally:
+        if windows is not None:
+            os.environ["MPLBACKEND"] = windows
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
+
+def _figure(report: "Report") -> Any:
     # Line order is kept within a verdict; roots come before what follows from them.
     ranked = sorted(report.leaves, key=lambda leaf: (_ORDER.index(leaf.verdict), leaf.follows_from is not None))
     leaves = ranked[:MOST]
     columns = min(3, max(1, len(leaves)))
     rows = max(1, math.ceil(len(leaves) / columns))
-    figure = Figure(figsize=(4.4 * max(columns, 2), 3.6 * rows + 0.8), layout="constrained")
-    FigureCanvasAgg(figure)  # a canvas of its own: whoever draws with pyplot beside us is left alone
+    figure = empty_figure(4.4 * max(columns, 2), 3.6 * rows + 0.8)
+    from matplotlib.colors import LogNorm
+
     shown = "" if len(leaves) == len(ranked) else f" ({len(leaves)} of {len(ranked)} leaves)"
     figure.suptitle(f"{report.title}{shown}", parse_math=False)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnets.check._picture import empty_figure
 from jaxnets.train._checkpoint import write_whole
 
 TRAINING, VALIDATION, QUIET = "#4477aa", "#cc5544", "#777777"
@@ -16,7 +17,7 @@ COUNTED = 12  # classes whose counts can be read
 def curve(path: Path, history: list[dict[str, float]], best: int, title: str) -> None:
     """Loss and, where it is known, accuracy by epoch."""
     scores = [s for s in ("loss", "accuracy") if f"validation_{s}" in history[0]]
-    figure = _figure(4.6 * len(scores), 3.6)
+    figure = empty_figure(4.6 * len(scores), 3.6)
     epochs = [entry["epoch"] for entry in history]
     for panel, score in zip(figure.subplots(1, len(scores), squeeze=False)[0], scores, strict=True):
         for part, colour in (("training", TRAINING), ("validation", VALIDATION)):
@@ -51,7 +52,7 @@ def confusion(path: Path, table: np.ndarray, classes: tuple[str, ...], title: st
     """Rows are what it is, columns what it was taken for; colours are shares of a row."""
     n = len(classes)
     side = min(max(0.5 * n, 2.6), 7.0)
-    figure = _figure(side + 2.2, side + 1.4)
+    figure = empty_figure(side + 2.2, side + 1.4)
     panel = figure.subplots()
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
     map_ = panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -81,15 +82,6 @@ def confusion(path: Path, table: np.ndarray, classes: tuple[str, ...], title: st
         parse_math=False,
     )
     _save(figure, path)
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _clean(panel: Any) -> None:

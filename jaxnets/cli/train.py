@@ -122,11 +122,12 @@ def _train(options: Options) -> int:
         if several:
             numbers = f"{options.processes} {options.devices}"
             between.check_alike({"the data": config.digest, "the options": config.command + numbers})
+        theirs = bool(options.out) and Path(options.out).is_dir()
         folder = _run.new_folder(config, options.out) if between.writes(mesh) else Path()
         if several:
             folder = Path(between.from_first(str(folder).encode()).decode())
             _processes.belongs_to(folder)
-        return run(config, found, folder, options.json, mesh)
+        return run(config, found, folder, options.json, mesh, theirs)
 
 
 def plan(options: Options) -> tuple[_run.Config, Any]:
@@ -148,8 +149,9 @@ def plan(options: Options) -> tuple[_run.Config, Any]:
     return _run.Config(net, sizes, settings, source, _sources.digest(found), recipe), found
 
 
-def run(config: _run.Config, found: Any, folder: Path, as_json: bool, mesh: Any) -> int:
-    """Train in a folder, and say what came of it. What is begun there but has learned nothing is taken away again."""
+def run(config: _run.Config, found: Any, folder: Path, as_json: bool, mesh: Any, theirs: bool = True) -> int:
+    """Train in a folder, and say what came of it. What is begun there but has learned nothing is taken away again, and
+    the folder where it was not there before, as `theirs`."""
     begun = time.perf_counter()
     if not between.writes(mesh):
         return _help(config, found, folder, mesh)
@@ -170,7 +172,7 @@ def run(config: _run.Config, found: Any, folder: Path, as_json: bool, mesh: Any)
                     raise between.Lost(f"{error} To go on: jaxnets resume {folder}") from error
             else:
                 (folder / _run.CONFIG).unlink(missing_ok=True)
-                if not any(folder.iterdir()):
+                if not theirs and folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
             raise
     if ended.interrupted:
