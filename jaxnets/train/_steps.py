@@ -173,7 +173,9 @@ def goes_row_by_row(optimizer: optax.GradientTransformation, params: Any, tables
         def step(state: TrainState, two: jax.Array) -> tuple[TrainState, None]:
             read = two if by_rows else jnp.arange(N)
             named = (read[:, None] == two).any(1)
-            of_tables = {t: jnp.einsum("r,r...->r...", named.astype(float), getattr(slopes, t)[read]) for t in tables}
+            of_tables = {
+                t: jnp.einsum("r,r...->r...", named.astype(jnp.float32), getattr(slopes, t)[read]) for t in tables
+            }
             places, moved = dict.fromkeys(tables, read), dict.fromkeys(tables, jnp.full(len(read), True))
             small = _rows_of(state, marks, places)
             updates, kept = update(slopes._replace(**of_tables), small.optimizer, small.params, value=1.0)
