@@ -45,6 +45,11 @@ SLOW = {
     "test_check_asked.py::*[[]a little*": "a solver's rule wrong in further ways; quick tests have two",
     "test_check_asked.py::test_in_float32_too": "the same solvers in float32",
     "test_check_random.py::*[[]more]": "a hundred random programs; the quick test draws three",
+    "test_check_rules.py::test_our_own_rules*": "the checker over all rules of our nets, which other quick tests hold "
+    "against autodiff, oracles and differences",
+    "test_check_causes.py::test_a_mutant_of_each_kind*[[][s-z]*": "mutants of further kinds; quick tests have "
+    "half of the kinds",
+    "test_check_causes.py::test_no_right_function*[[]?5]": "further right functions; quick tests have every tenth",
     "test_readme.py::test_example[[]as it stands]": "its example on all of its steps and epochs",
     "test_train.py::test_killed_from_outside_at_fifty_moments": "fifty runs, killed by a signal; a quick test ends one "
     "at each of its operations on files",

@@ -89,7 +89,7 @@ def fit_on_one(name):
 # 11 examples of a batch: shares are equal on one device alone, and of 8 each has one, with three left over.
 def all_counts():
     for name, devices in itertools.product(NETS, (1, 2, 3, 4, 8)):
-        quick = devices == 3 or name in ("dense", "rnn, every step, weights")
+        quick = devices == 3 or name == "dense"
         yield pytest.param(name, devices, id=f"{name}-{devices}" + ("" if quick else "-more"))
 
 

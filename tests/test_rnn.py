@@ -372,11 +372,13 @@ def on_a_cpu():
 
 @pytest.mark.usefixtures("on_a_cpu")
 def test_memory_of_a_long_sequence():
-    """Less than half of what plain autodiff takes; below 10 MB where one state in 28 is kept."""
+    """Each state once, and small change, where plain autodiff takes two or three; below 10 MB where one state in 28 is
+    kept."""
     ours = temporaries(jax.grad(rnn.loss), *of_pixels())
     least = temporaries(jax.grad(partial(rnn.loss, save=28)), *of_pixels())
     plain = temporaries(jax.grad(reference_loss), *of_pixels())
-    assert ours < plain / 2
+    assert ours < 1.2 * 784 * 128 * 128 * 4
+    assert ours < 0.6 * plain
     assert least < 10e6
     assert plain > 100e6
 
