@@ -138,7 +138,7 @@ BAD = {
     "ragged": (lambda d: data.read_csv(put(d, "a,b\n1,2\n\n1,2,3")), ValueError, r"line 4: must be 2 cells \(a, b\); got 3"),
     "ragged after a quoted line": (lambda d: data.read_csv(put(d, 'a,b\n1,"x\ny"\n2\n')), ValueError, r"line 4: must be 2 cells"),
     "a quote that is not closed": (lambda d: data.read_csv(put(d, 'a,b\n1,"x\n2,y\n')), ValueError, "line 3: must be CSV; got unexpected end"),
-    "no such column": (lambda d: data.read_csv(put(d, "a,b\n1,2"), text=["c"]), ValueError, "must be columns with 'c'"),
+    "no such column": (lambda d: data.read_csv(put(d, "a,b\n1,2"), text=["c"]), ValueError, "must be a table with the column 'c'; got a, b"),
     "an NPY file": (lambda d: data.read_npz(npy(d)), ValueError, "must be an NPZ file"),
     "sizes beyond all": (lambda d: data.read_idx(put(d, bytes([0, 0, 8, 2]) + b"\xff" * 8)), ValueError, "must be 18446744065119617037 bytes"),
     "deep JSON": (lambda d: data.read_jsonl(put(d, "[" * 100_000)), ValueError, "line 1: must be an object of JSON"),

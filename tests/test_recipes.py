@@ -97,6 +97,8 @@ def test_labels_are_what_stands_in_the_file(tmp_path):
         whole_labels(np.array([1e20]), "here")
     (tmp_path / "a.csv").write_text("x,y\n1,01\n2,1\n")
     assert data.read_csv(tmp_path / "a.csv", text=["y"])["y"].tolist() == ["01", "1"]
+    with pytest.raises(ValueError, match="must be a table with the column 'z'; got x, y"):
+        data.read_csv(tmp_path / "a.csv", text=["z"])
 
 
 def test_a_line_of_numbers_beyond_float32_is_refused():

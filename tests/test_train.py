@@ -226,11 +226,17 @@ NEED_WHOLE_TABLES = {
     "prodigy": optax.contrib.prodigy(),
     "clip_by_block_rms": optax.chain(optax.clip_by_block_rms(0.1), optax.sgd(0.1)),
     "adaptive_grad_clip": optax.chain(optax.adaptive_grad_clip(0.1), optax.sgd(0.1)),
+    "lamb that warms up": optax.lamb(optax.linear_schedule(0.0, 1e-3, 100)),
 } | {name: getattr(optax, name)(0.1) for name in ("lamb", "lars", "fromage")}
 GO_BY_ROWS = {
     name: getattr(optax, name)(0.1)
     for name in ("sgd", "adam", "adamw", "rmsprop", "adagrad", "lion", "nadam", "adamax")
-} | {"momentum": optax.sgd(0.1, 0.9, nesterov=True), "clip": optax.chain(optax.clip_by_global_norm(0.1), ADAM)}
+} | {
+    "momentum": optax.sgd(0.1, 0.9, nesterov=True),
+    "clip": optax.chain(optax.clip_by_global_norm(0.1), ADAM),
+    "small steps": optax.adam(1e-8),
+    "warms up": optax.adamw(optax.linear_schedule(0.0, 1e-3, 10_000)),
+}
 
 
 @pytest.mark.parametrize("name", NEED_WHOLE_TABLES)

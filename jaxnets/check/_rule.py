@@ -208,7 +208,7 @@ class Rule:
         if not all(np.all(yes) for yes, taken in zip(self.counted, self.through, strict=True) if taken):
             # Nor need the truth be a number there.
             self.remarks.append(f"{self.rule.name}: its own value is not finite in places: judged by the others")
-            leaves = [leaf for leaf in leaves if leaf.verdict != UNDECIDABLE]
+            leaves = [leaf for leaf in leaves if leaf.verdict != UNDECIDABLE] or leaves
         if not all(self.through):
             some = f"{self.through.count(False)} of its {len(self.through)} results"
             self.remarks.append(f"{self.rule.name}: nobody differentiates {some} here: judged through the others")

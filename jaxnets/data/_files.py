@@ -97,7 +97,7 @@ def read_csv(
     if len(set(header)) != len(header):
         _fail(path, "columns of different names", ", ".join(header))
     if absent := set(text) - set(header):
-        _fail(path, f"columns with {min(absent)!r}, which text names", ", ".join(header))
+        _fail(path, f"a table with the column {min(absent)!r}", ", ".join(header))
     for number, row in rows:
         if len(row) != len(header):
             _fail(path, f"{len(header)} cells ({', '.join(header)[:60]})", f"{len(row)}", number)
