@@ -19,6 +19,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_gpu_deterministic_ops=true",
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_parallel_codegen_split_count=1",  # there are as many workers as cores
         # Later versions have no such option, and refuse it.
         "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else "",
     ]
@@ -75,6 +76,13 @@ def ordinary_settings():
     """For functions that are written as users write theirs: ranks and dtypes are promoted."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_one_file():
+    """What one file compiled is of no use to the next, and asking for ever more memory takes time."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -9,7 +9,11 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+_QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_parallel_codegen_split_count": 1,  # what is small is not worth dividing
+}
 _MOST = 500  # programs that are kept, the latest
 
 _programs: dict[Any, Any] = {}
