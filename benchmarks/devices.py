@@ -39,9 +39,7 @@ def steps(T: int, B: int, D: int, H: int, mesh: jax.sharding.Mesh) -> dict[Any, 
 
     def spread(loss, params, data, order, _):
         mine = jnp.concatenate(order, -1)[0]
-        return _mesh.value_and_grad(
-            loss, params, {name: a[mine] for name, a in data.items()}, order.rest.size, None, mesh
-        )
+        return _mesh.value_and_grad(loss, params, {name: a[mine] for name, a in data.items()}, order.rest.size, mesh)
 
     found = {}
     for name, loss in losses.items():
@@ -62,7 +60,7 @@ def epochs(mesh: jax.sharding.Mesh) -> dict[Any, Callable[[], Any]]:
     for name, loss in {OURS: rnn.loss, "x U in the loop": partial(rnn_works.plain, hoisted=False)}.items():
         for where in (None, mesh):
             net = rnn.init(jax.random.key(0), D, H, rnn_works.CLASSES)
-            run, state = runner(loss, adam, {}, False, where), _mesh.replicated(start(net, adam, 0), where)
+            run, state = runner(loss, adam, {}, mesh=where), _mesh.replicated(start(net, adam, 0), where)
             there = _mesh.replicated(given, where)
             order = jnp.asarray(picked) if where is None else _mesh.placed(_mesh.shares(picked, where), where)
             found[name, 1 if where is None else mesh.size] = _Epoch(run, state, there, order, len(picked))

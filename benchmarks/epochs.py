@@ -79,7 +79,7 @@ def mr(folder: Path) -> Task:
 def _jax(loss: Any, net: Any, given: dict[str, np.ndarray], rows: dict[str, str]) -> Steps:
     on_device = jax.tree.map(jnp.asarray, given)
     optimizer = optax.adam(RATE)
-    state, run = start(net, optimizer, 0), runner(loss, optimizer, rows, False)
+    state, run = start(net, optimizer, 0), runner(loss, optimizer, rows)
 
     def steps(order: np.ndarray) -> None:
         nonlocal state

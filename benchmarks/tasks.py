@@ -57,7 +57,7 @@ def _digits(net: rnn.Params, parts: dict[str, Any], epochs: int, say: Say, rate_
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), adam, optax.stateless(slow_W))
     fitted = train.fit(
         rnn.loss, net, data.take(parts["train"], rest), optimizer, epochs=epochs, batch=batch,
-        validation=data.take(parts["train"], held_out), predict=rnn.predict, monitor="accuracy", watch=_watch(say),
+        validation=train.Validation(data.take(parts["train"], held_out), rnn.predict, "accuracy"), watch=_watch(say),
     )  # fmt: skip
     found = train.scores(rnn.loss, rnn.predict, fitted.params, parts["t10k"])
     return {"accuracy": found["accuracy"], "epochs": len(fitted.history)}
@@ -107,12 +107,12 @@ def _text_fold(sentences, labels, examples, test, seed, net, epochs=12, watched=
     def padded(part, count):
         return data.buckets([encode(sentences[i]) for i in part], labels[part], count, longest=100)
 
-    watching = {"validation": padded(held_out, 1)[0], "monitor": "accuracy", "patience": 4} if watched else {}
+    validation = train.Validation(padded(held_out, 1)[0], textconv.predict, "accuracy", patience=4) if watched else None
     said, asked = [], padded(test, 1)[0]
     for number in range(seed * nets, (seed + 1) * nets):
         fitted = train.fit(
             partial(textconv.loss, drop=0.5), net(number, vocabulary.size), padded(rest, 4), optax.adam(1e-3),
-            epochs=epochs, batch=50, seed=number, predict=textconv.predict, rows={"E": "x"}, **watching,
+            epochs=epochs, batch=50, seed=number, validation=validation, rows={"E": "x"},
         )  # fmt: skip
         said.append(train.predictions(textconv.predict, fitted.params, asked))
     return _together(said, asked["y"])
@@ -224,7 +224,7 @@ def adult(folder: Path, say: Say) -> dict[str, Any]:
     net = net._replace(W=0.3 * net.W, U=0.3 * net.U)  # nearly without products at first
     fitted = train.fit(
         gated.loss, net, data.take(whole, rest), optax.adamw(1e-3, weight_decay=0.1), epochs=60, batch=128,
-        validation=data.take(whole, held_out), predict=gated.predict, patience=10, watch=_watch(say),
+        validation=train.Validation(data.take(whole, held_out), gated.predict, patience=10), watch=_watch(say),
     )  # fmt: skip
     return train.scores(gated.loss, gated.predict, fitted.params, test)
 

@@ -244,18 +244,20 @@ class Call:
             self.fail(ValueError, "dtype", "at most 32 bits wide while jax_enable_x64 is off", d.name, remedy)
         return d
 
-    def key(self, key: Any) -> jax.Array:
-        """One key of `jax.random`, of the new style, or of the old as JAX's default generator has it."""
+    def key(self, key: Any, rows: Any = None) -> jax.Array:
+        """One key of `jax.random`, of the new style, or of the old as JAX's default generator has it; or as many as
+        there are `rows`."""
         typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         old = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32
         try:
-            one: Any = key if typed else jax.random.wrap_key_data(jnp.asarray(key)) if old else None
+            keys: Any = key if typed else jax.random.wrap_key_data(jnp.asarray(key)) if old else None
         except (TypeError, ValueError):
-            one = None
-        if one is None or one.ndim:
+            keys = None
+        if keys is None or keys.shape not in ((), (rows,))[: 1 if rows is None else 2]:
             came = f"{type(key).__name__} {getattr(key, 'shape', key)!r}"
-            self.fail(TypeError, "key", "one key of jax.random", came, "Make one with jax.random.key(0).")
-        return one
+            expected = "one key of jax.random" + ("" if rows is None else f", or one for each of {rows} rows")
+            self.fail(TypeError, "key", expected, came, "Make one with jax.random.key(0).")
+        return keys
 
 
 # One program for each shape; op by op they would be several, and a first call in a notebook waits for each.

@@ -381,12 +381,14 @@ def loss(
     """Loss over the batch, float32 or wider: targets `y [B]` in [0, 1] where the net has one output, else classes.
 
     `x` and `lengths` as for `forward`, `weights` and `reduction` as for `heads.logistic`; a mask hides targets, not
-    inputs. With a `key`, each feature is dropped with probability `drop`, and the others are scaled up by as much.
+    inputs. With a `key`, each feature is dropped with probability `drop`, and the others are scaled up by as much: one
+    key for the batch, or an array `[B]` of one for each sentence.
     `jax.grad(loss)` runs the hand-written rule.
     """
     call = Call("textconv.loss")
     params, x, lengths = _check(call, params, x, lengths)
-    key, drop = None if key is None else call.key(key), call.fraction("drop", drop)
+    drop = call.fraction("drop", drop)
+    key = None if key is None else call.key(key, None if _is_single(x) else x.shape[0])
     classes = None if params.V.ndim == 1 else params.V.shape[1]
     y, weights = heads._check_targets(call, "y", y, classes, ("",) if _is_single(x) else ("B",), weights, reduction)
     return heads._loss_of_logits(_logits(params, x, lengths, drop, key), y, weights, reduction)
@@ -405,7 +407,8 @@ def predict(params: Params, x: Any, lengths: Any = None) -> jax.Array:
 def _logits(params: Params, x: jax.Array, lengths: Any, drop: float = 0.0, key: Any = None) -> jax.Array:
     h = _hidden(params, x, lengths)
     if drop and key is not None:
-        kept = jax.random.bernoulli(key, 1 - drop, h.shape)
+        keys = key if key.ndim else jax.random.split(key, h.shape[0])
+        kept = jax.vmap(lambda one: jax.random.bernoulli(one, 1 - drop, h.shape[1:]))(keys)
         h = jnp.where(kept, h / (1 - drop), jnp.zeros_like(h))
     z = heads._logits(h, params.V, params.c)
     return z[0] if _is_single(x) else z

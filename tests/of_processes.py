@@ -28,7 +28,7 @@ def main(address, processes, process, folder):
             losses[name] = [entry["loss"] for entry in fitted.history]
             kept |= {f"{name} {i}": np.asarray(a) for i, a in enumerate(jax.tree.leaves(fitted.params))}
             assert all(a.is_fully_addressable for a in jax.tree.leaves(fitted.state))
-        by_rows = trained("textconv", mesh, rows={"E": "x"}, at_once=1, budget=200)
+        by_rows = trained("textconv", mesh, rows={"E": "x"}, pieces=train.Pieces(1, 200))
         kept |= {f"rows {i}": np.asarray(a) for i, a in enumerate(jax.tree.leaves(by_rows.params))}
         _, net, data = NETS["rnn, every step"]
         there = train._mesh.replicated(net, mesh)

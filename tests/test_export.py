@@ -81,7 +81,7 @@ def test_training_over_eight_devices_lowers_everywhere(name):
     net, *data = drawn(shapes)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]), ("batch",))
     named = dict(zip(("x", "y", "lengths", "h0") if name != "gated" else ("x", "eta", "y"), data, strict=False))
-    run = runner(lambda p, **batch: loss(p, *(batch[k] for k in named)), optax.sgd(0.1), {}, False, mesh)
+    run = runner(lambda p, **batch: loss(p, *(batch[k] for k in named)), optax.sgd(0.1), {}, mesh=mesh)
     order = _mesh.placed(_mesh.shares(np.zeros((2, 6), np.int32), mesh), mesh)
     args = *_mesh.replicated((start(net, optax.sgd(0.1), 0), named), mesh), order, 2
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

@@ -68,6 +68,7 @@ def mesh_of(devices):
     return jax.make_mesh((devices,), ("batch",), devices=jax.devices()[:devices]) if devices else None
 
 
+DROPPED = partial(textconv.loss, drop=0.5)
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.02))
 
 
@@ -134,7 +135,7 @@ def test_half_precision_sums_wide():
 
 def test_goes_on_with_another_number_of_devices(tmp_path):
     data = NETS["dense"][2]
-    options = {"validation": data, "predict": dense.predict, "monitor": "accuracy"}
+    options = {"validation": train.Validation(data, dense.predict, "accuracy")}
     fit("dense", 2, out=tmp_path, epochs=1, **options)
     resumed, whole = fit("dense", 4, out=tmp_path, epochs=3, **options), fit("dense", 0, epochs=3, **options)
     assert_close(resumed.state.params, whole.state.params, 1e-11)
@@ -142,14 +143,36 @@ def test_goes_on_with_another_number_of_devices(tmp_path):
 
 
 def test_same_bits_again_and_by_blocks():
-    assert_same(fit("rnn, last step", 2).params, fit("rnn, last step", 2, budget=300, at_once=1).params)
+    assert_same(fit("rnn, last step", 2).params, fit("rnn, last step", 2, pieces=train.Pieces(1, 300)).params)
 
 
-def test_dropout_is_each_shares_own_and_the_same_each_run():
-    loss = partial(textconv.loss, drop=0.5)
-    assert_same(fit("textconv", 2, loss=loss).params, fit("textconv", 2, loss=loss).params)
+@pytest.mark.parametrize("rows", [None, {"E": "x"}])
+def test_dropout_belongs_to_example_and_step(rows):
+    """Also that of what a batch has beyond equal shares."""
+    one, four = (fit("textconv", devices, loss=DROPPED, rows=rows) for devices in (0, 4))
+    assert_close(four.params, one.params, 1e-11)
     with pytest.raises(AssertionError):
-        assert_close(fit("textconv", 2, loss=loss).params, fit("textconv", 0, loss=loss).params, 1e-6)
+        assert_close(four.params, fit("textconv", 4, rows=rows).params, 1e-3)
+
+
+def test_a_loss_of_ones_own_that_drops():
+    """It takes a key for each example, or is refused on a mesh."""
+    _, net, data = NETS["dense"]
+
+    def loss(p, x, y, key):
+        z = x @ p.W[0] + p.b[0]
+        kept = jax.vmap(lambda one: jax.random.bernoulli(one, 0.5, z.shape[1:]))(key)
+        return optax.softmax_cross_entropy_with_integer_labels((z * kept) @ p.W[1] + p.b[1], y).mean()
+
+    def by_one(p, x, y, key):
+        return loss(p, x, y, jax.random.split(key, len(x)))
+
+    run = partial(train.fit, params=net, data=data, optimizer=optax.sgd(0.1), epochs=2, batch=5)
+    whole = run(loss)
+    assert_close(run(loss, mesh=mesh_of(2)).params, whole.params, 1e-11)
+    assert_same(run(by_one).params, whole.params)
+    with pytest.raises(TypeError, match=r"fit: loss must be one that takes a key for each example.*jax\.vmap"):
+        run(by_one, mesh=mesh_of(2))
 
 
 def test_scores_by_all_devices():
@@ -194,8 +217,8 @@ def test_what_comes_out_is_as_usual():
     mixed = params._replace(b=(jnp.asarray(np.asarray(params.b[0])), params.b[1]))
     assert_close(train.scores(loss, None, mixed, data), train.scores(loss, None, params, data), tolerance(F64))
     on_one = train.fit(loss, params, data, optax.sgd(0.1), epochs=1, batch=11).params
-    for budget in (2**30, 300):
-        two = train.fit(loss, params, there, optax.sgd(0.1), epochs=1, batch=11, mesh=mesh_of(2), budget=budget).params
+    for pieces in (train.Pieces(), train.Pieces(budget=300)):
+        two = train.fit(loss, params, there, optax.sgd(0.1), epochs=1, batch=11, mesh=mesh_of(2), pieces=pieces).params
         assert_close(two, on_one, tolerance(F64))
 
 

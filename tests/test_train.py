@@ -27,7 +27,8 @@ X = RNG.normal(size=(50, 3)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(np.int32)
 NET = dense.init(KEY, sizes=(3, 5, 2))
 ADAM = optax.adam(0.05)
-WATCHED = {"at_once": 2, "validation": (X[:20], Y[:20]), "patience": 9}
+SOME = (X[:20], Y[:20])
+WATCHED = {"pieces": train.Pieces(2), "validation": train.Validation(SOME, patience=9)}
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +101,10 @@ def test_the_same_seed_gives_the_same_bits():
     assert not np.array_equal(whole.params.W[0], fit(seed=2).params.W[0])
 
 
-@pytest.mark.parametrize("options", [{"at_once": 1}, {"at_once": 2}, {"budget": 300}, {"data": {"y": Y, "x": X}}])
+PIECES = (train.Pieces(at_once=1), train.Pieces(at_once=2), train.Pieces(budget=300))
+
+
+@pytest.mark.parametrize("options", [{"pieces": p} for p in PIECES] + [{"data": {"y": Y, "x": X}}])
 def test_how_it_is_cut_changes_nothing(options):
     """Pieces of an epoch, data that go to the device by blocks, a dict in place of a tuple."""
     assert_same(fit(**options).params, undisturbed(3).params)
@@ -114,7 +118,7 @@ def test_a_rest_is_not_compiled_anew():
         read.append(x)
         return dense.loss(params, x, y)
 
-    train.fit(loss, NET, (X, Y), ADAM, epochs=2, batch=8, at_once=4)
+    train.fit(loss, NET, (X, Y), ADAM, epochs=2, batch=8, pieces=train.Pieces(4))
     assert len(read) == 1
 
 
@@ -132,8 +136,8 @@ def test_buckets_take_turns():
     run = partial(train.fit, textconv.loss, net, [long, short], ADAM, batch=3, seed=1, epochs=3)
     fitted = run()
     assert int(fitted.state.step) == 3 * (3 + 2)
-    for cut in ({"at_once": 1}, {"at_once": 2}, {"budget": 100}):
-        assert_same(fitted.params, run(**cut).params)
+    for pieces in (*PIECES, train.Pieces(budget=100)):
+        assert_same(fitted.params, run(pieces=pieces).params)
     assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
 
 
@@ -145,11 +149,12 @@ def test_from_words_to_a_net(tmp_path):
     found = data.buckets([vocabulary.numbers(s.split()) for s in sentences], np.arange(8) % 2, count=3)
     net = textconv.init(KEY, embed=3, widths=(2,), filters=4, outputs=2, vocab=vocabulary.size)
     run = partial(train.fit, partial(textconv.loss, drop=0.2), net, found, ADAM, epochs=2, batch=2)
-    options = {"validation": found, "predict": textconv.predict, "monitor": "accuracy", "rows": {"E": "x"}}
+    options = {"validation": train.Validation(found, textconv.predict, "accuracy"), "rows": {"E": "x"}}
     whole = run(**options)
     for stop in (1, 2, 3):
         visits = iter(range(1, 99))
-        run(**options, out=tmp_path / str(stop), at_once=1, watch=lambda _, v=visits, s=stop: next(v) == s)
+        in_between = {"pieces": train.Pieces(1), "watch": lambda _, v=visits, s=stop: next(v) == s}
+        run(**options, out=tmp_path / str(stop), **in_between)
         assert_same(run(**options, out=tmp_path / str(stop)).params, whole.params)
     right = train.scores(textconv.loss, textconv.predict, whole.params, found)["accuracy"]
     assert right == max(entry["validation_accuracy"] for entry in whole.history)
@@ -289,7 +294,7 @@ def test_dropout_keeps_the_mean():
 
 def test_the_best_epoch_is_kept_and_the_run_stops():
     held_out = (X[:20], 1 - Y[:20])  # the opposite is asked, so that it gets worse from the first epoch on
-    fitted = fit(epochs=50, validation=held_out, patience=2, predict=dense.predict)
+    fitted = fit(epochs=50, validation=train.Validation(held_out, dense.predict, patience=2))
     assert len(fitted.history) == 3
     assert_same(fitted.params, fit(epochs=1).params)
     last = fitted.history[-1]
@@ -299,9 +304,8 @@ def test_the_best_epoch_is_kept_and_the_run_stops():
 
 
 def test_further_data_are_scored_without_a_say():
-    held_out = (X[:20], Y[:20])
-    beside = fit(validation=held_out, also={"training": (X, Y)}, predict=dense.predict)
-    assert_same(beside.params, fit(validation=held_out).params)
+    beside = fit(validation=train.Validation(SOME, dense.predict, also={"training": (X, Y)}))
+    assert_same(beside.params, fit(validation=SOME).params)
     found = train.scores(dense.loss, dense.predict, beside.state.params, {"x": X, "y": Y})
     assert {name: beside.history[-1][f"training_{name}"] for name in found} == found
 
@@ -420,7 +424,7 @@ def begin(name):
     x = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
     net = dense.init(jax.random.key(0), sizes=(3, 5, 2))
     data, out = (x, (x[:, 0] > 0).astype(np.int32)), folder / name
-    fitted = train.fit(dense.loss, net, data, optax.adam(0.05), epochs=30, batch=8, at_once=10, out=out)
+    fitted = train.fit(dense.loss, net, data, optax.adam(0.05), epochs=30, batch=8, pieces=train.Pieces(10), out=out)
     (folder / f"{name}.bits").write_bytes(b"".join(np.asarray(a).tobytes() for a in jax.tree.leaves(fitted.params)))
     os._exit(0)
 
@@ -483,7 +487,9 @@ def test_what_another_run_differs_in_is_named(tmp_path):
         r"the loss or the optimizer \(JAX .*\)\. Give another folder": {"optimizer": optax.adam(0.011)},
         r"differs in the data\. Give": {"data": (X + 1e-3, Y)},
         r"differs in the validation set\. Give": {"validation": (X[:9], 1 - Y[:9])},
-        r"differs in monitor: 'loss' there, 'accuracy' here": {"monitor": "accuracy", "predict": dense.predict},
+        r"differs in monitor: 'loss' there, 'accuracy' here": {
+            "validation": train.Validation(SOME, dense.predict, "accuracy")
+        },
     }
     for told, changed in others.items():
         with pytest.raises(ValueError, match=told):
@@ -661,30 +667,32 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
 BAD = {
     "epochs": ({"epochs": 0}, ValueError, "fit: epochs must be at least 1; got 0"),
     "batch": ({"batch": 2.5}, TypeError, "fit: batch must be an integer"),
-    "patience alone": ({"patience": 2}, ValueError, "fit: validation must be given where patience or monitor is"),
+    "patience": ({"validation": train.Validation(SOME, patience=0)}, ValueError, "fit: patience must be at least 1; got 0"),
     "seed": ({"seed": 1.5}, TypeError, "fit: seed must be an integer"),
-    "at_once": ({"at_once": 0}, ValueError, "fit: at_once must be at least 1; got 0"),
+    "at_once": ({"pieces": train.Pieces(at_once=0)}, ValueError, "fit: at_once must be at least 1; got 0"),
+    "budget": ({"pieces": train.Pieces(budget=0.5)}, TypeError, "fit: budget must be an integer"),
+    "pieces": ({"pieces": 3}, TypeError, r"fit: pieces must be of train, as train.Pieces.* is; got int"),
     "optimizer": ({"optimizer": 0.1}, TypeError, "fit: optimizer must be one of optax, as .*; got float"),
     "no targets": ({"data": (X,)}, TypeError, "fit: data must be data for all that the loss needs \\(x, y\\); got none for 'y'"),
     "what it does not take": ({"data": {"x": X, "y": Y, "z": Y}}, TypeError, "fit: data must be a dict of arguments .*; got 'z' too"),
     "not a bucket": ({"data": [X, Y]}, TypeError, r"fit: data\[0\] must be a tuple .*; got a ndarray\. A list is a list of buckets"),
-    "monitor": ({"monitor": "f1"}, ValueError, "fit: monitor must be one of 'loss', 'accuracy', 'auc'; got 'f1'"),
+    "monitor": ({"validation": train.Validation(SOME, monitor="f1")}, ValueError, "fit: monitor must be one of 'loss', 'accuracy', 'auc'; got 'f1'"),
     "sizes": ({"data": (X, Y[:9])}, ValueError, "fit: data must be arrays of one number of examples, at least one; got {'x': 50, 'y': 9}"),
     "nothing": ({"data": (X[:0], Y[:0])}, ValueError, "{'x': 0, 'y': 0}"),
     "no buckets": ({"data": []}, ValueError, "fit: data must be a list of at least one bucket"),
     "an array": ({"data": X}, TypeError, "fit: data must be a tuple of at most 2 \\(x, y\\), or a dict"),
     "rows": ({"rows": {"E": "x"}}, ValueError, "fit: rows must be a dict from arrays of params \\(a NamedTuple\\); got 'E'"),
     "rows of floats": ({"rows": {"W": "x"}}, ValueError, "fit: rows must be a dict to arguments of whole numbers"),
-    "accuracy": ({"monitor": "accuracy", "validation": (X, Y)}, ValueError, "fit: predict must be given where monitor is 'accuracy'"),
-    "one class": ({"monitor": "auc", "validation": (X, Y), "predict": dense.predict}, ValueError, "fit: monitor must be one of the scores"),
-    "bad validation": ({"validation": (X, Y + 7)}, ValueError, "dense.loss: y must be within 0 … 1 .*; got [78]"),
-    "what predict needs": ({"predict": partial(lambda p, x, extra: x), "validation": (X, Y)}, TypeError, "fit: validation must be data for all that predict needs .x, extra.; got none for 'extra'"),
-    "what predict needs of others": ({"predict": lambda p, h: h, "also": {"training": (X, Y)}}, TypeError, r"fit: also\['training'\] must be data for all that predict needs .h.; got none for 'h'"),
-    "a name that is taken": ({"also": {"validation": (X, Y)}, "validation": (X, Y)}, ValueError, "fit: also must be names other than that of the validation set; got 'validation'"),
+    "accuracy": ({"validation": train.Validation(SOME, monitor="accuracy")}, ValueError, "fit: predict must be given where monitor is 'accuracy'"),
+    "one class": ({"validation": train.Validation(SOME, dense.predict, "auc")}, ValueError, "fit: monitor must be one of the scores"),
+    "bad validation": ({"validation": (X, np.where(np.arange(50) == 31, 7, Y))}, ValueError, "fit: example 31 of validation, looked at alone: dense.loss: y must be within 0 … 1 .*; got 7"),
+    "what predict needs": ({"validation": train.Validation(SOME, lambda p, x, extra: x)}, TypeError, "fit: validation must be data for all that predict needs .x, extra.; got none for 'extra'"),
+    "what predict needs of others": ({"data": {"x": X, "y": Y}, "validation": train.Validation(SOME, lambda p, h: h)}, TypeError, r"fit: validation must be data for all that predict needs .h.; got none for 'h'"),
+    "a name that is taken": ({"validation": train.Validation(SOME, also={"validation": SOME})}, ValueError, "fit: also must be names other than that of the validation set; got 'validation'"),
     "lbfgs": ({"optimizer": optax.lbfgs()}, TypeError, "fit: optimizer must be one that asks for no more than gradients, parameters and the loss; got one that asks otherwise"),
     "words": ({"data": (np.array(["a", "b"]), Y[:2])}, TypeError, r"fit: data\['x'\] must be an array of numbers; got an array of str"),
     "objects": ({"data": (X[:2], np.array([None, {}]))}, TypeError, r"fit: data\['y'\] must be an array of numbers; got an array of object"),
-    "a bad label": ({"data": (X, Y + 1)}, ValueError, "dense.loss: y must be within 0 … 1 .*; got 2"),
+    "a bad label": ({"data": (X, np.where(np.arange(50) == 44, 2, Y)), "epochs": 9}, ValueError, "fit: example 44 of data, looked at alone: dense.loss: y must be within 0 … 1 .*; got 2"),
 }  # fmt: skip
 
 
@@ -697,7 +705,7 @@ def test_bad_arguments(name):
 
 def test_what_watch_is_told():
     seen = []
-    fit(epochs=2, at_once=3, watch=seen.append)
+    fit(epochs=2, pieces=train.Pieces(3), watch=seen.append)
     assert [(p.epoch, p.epochs, p.step, p.steps, p.entry is None) for p in seen] == [
         (1, 2, 3, 6, True), (1, 2, 6, 6, False), (2, 2, 9, 6, True), (2, 2, 12, 6, False),
     ]  # fmt: skip

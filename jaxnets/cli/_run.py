@@ -167,16 +167,18 @@ def fit(
         epochs=options["epochs"],
         batch=options["batch"],
         seed=options["seed"],
-        validation=validation,
-        also={"training": sample},
-        predict=config.predict,
-        monitor="loss" if recipe.every_step or config.net == "gated" else "accuracy",
-        patience=options["patience"],
+        validation=train.Validation(
+            validation,
+            config.predict,
+            monitor="loss" if recipe.every_step or config.net == "gated" else "accuracy",
+            patience=options["patience"],
+            also={"training": sample},
+        ),
         rows={"E": "x"} if config.net == "textconv" and recipe.tokens else None,
         out=folder,
         watch=seen,
-        at_once=near_divisor(steps, AT_ONCE) if len(buckets) == 1 else 2 * AT_ONCE,  # one length, compiled once
         mesh=mesh,
+        pieces=train.Pieces(near_divisor(steps, AT_ONCE) if len(buckets) == 1 else 2 * AT_ONCE),  # compiled once
     )
     if writes:
         _write_metrics(folder, fitted.history)

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnets.train._keys import is_key
+
 KEPT = 2
 FORMAT = "jaxnets 1"
 _NAME = re.compile(r"step-(\d+)\.safetensors")
@@ -28,7 +30,7 @@ def save(folder: str | Path, step: int, tree: Any, record: dict[str, Any]) -> Pa
     folder.mkdir(parents=True, exist_ok=True)
     arrays, dtypes = {}, {}
     for name, a in _leaves(tree):
-        a = np.asarray(jax.random.key_data(a) if _is_key(a) else a)
+        a = np.asarray(jax.random.key_data(a) if is_key(a) else a)
         if a.dtype.kind in "OSU":
             raise TypeError(f"train.save: {name} must be of numbers; got {a.dtype}")
         a = a.astype(a.dtype.newbyteorder("="), copy=False)
@@ -140,7 +142,7 @@ def as_in(like: Any, arrays: dict[str, np.ndarray], path: Path) -> Any:
     """Arrays by name -> the structure of `like`, whose names, shapes and dtypes they must have."""
     found = []
     for name, leaf in _leaves(like):
-        wanted = jax.random.key_data(leaf) if _is_key(leaf) else leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+        wanted = jax.random.key_data(leaf) if is_key(leaf) else leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
         expected = f"{name} {wanted.dtype}{list(wanted.shape)}"
         if name not in arrays:
             raise ValueError(f"{path}: has no {expected}; was it written by another net or optimizer?")
@@ -163,7 +165,7 @@ def _as(leaf: Any, a: np.ndarray, what: str) -> Any:
         switch = 'switch 64 bits on with jax.config.update("jax_enable_x64", True)'
         raise ValueError(f"{what} is {a.dtype}, which JAX would narrow here: {switch}")
     b = jnp.asarray(a)
-    return jax.random.wrap_key_data(b, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else b
+    return jax.random.wrap_key_data(b, impl=jax.random.key_impl(leaf)) if is_key(leaf) else b
 
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -175,7 +177,3 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
         if len(set(names)) == len(names) and "__metadata__" not in names:
             break
     return [(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True)]
-
-
-def _is_key(a: Any) -> bool:
-    return isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key)

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnets._arrays import wide
 from jaxnets.train._examples import scored_of
+from jaxnets.train._keys import is_key
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,7 +43,7 @@ def replicated(tree: Any, mesh: Mesh | None) -> Any:
         return jax.device_put(tree, whole)
 
     def put(a: Any) -> jax.Array:
-        if isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+        if is_key(a):
             return jax.random.wrap_key_data(put(jax.random.key_data(a)), impl=jax.random.key_impl(a))
         a = np.asarray(a)
         return jax.make_array_from_callback(a.shape, whole, lambda place: a[place])
@@ -129,13 +130,17 @@ def on_all(run: Callable[..., Any], mesh: Mesh, is_dealt: bool) -> Callable[...,
     return jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
 
 
-def gathered(a: jax.Array, rest: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
-    """Within `on_all`: what a device has of a batch, the last `rest` as all have it -> what all have of it, and the
-    places of this device's part in that."""
+def gathered(a: jax.Array, rest: int, mesh: Mesh) -> jax.Array:
+    """Within `on_all`: what a device has of a batch, the last `rest` as all have it -> what all have of it."""
     each = len(a) - rest
-    everyones = jnp.concatenate([lax.all_gather(a[:each], mesh.axis_names, tiled=True), a[each:]])
-    places = lax.axis_index(mesh.axis_names) * each + jnp.arange(each, dtype=jnp.int32)
-    return everyones, jnp.concatenate([places, mesh.size * each + jnp.arange(rest, dtype=jnp.int32)])
+    return jnp.concatenate([lax.all_gather(a[:each], mesh.axis_names, tiled=True), a[each:]])
+
+
+def places(picked: Order, mesh: Mesh) -> jax.Array:
+    """Within `on_all`: of this device's examples of a step, which of the whole batch they are."""
+    each, rest = len(picked.own), len(picked.rest)
+    own = lax.axis_index(mesh.axis_names) * each + jnp.arange(each, dtype=jnp.int32)
+    return jnp.concatenate([own, mesh.size * each + jnp.arange(rest, dtype=jnp.int32)])
 
 
 def value_and_grad(
@@ -143,7 +148,6 @@ def value_and_grad(
     params: Any,
     batch: dict[str, jax.Array],
     rest: int,
-    key: jax.Array | None,
     mesh: Mesh,
 ) -> tuple[jax.Array, Any]:
     """Within `on_all`: loss and gradient of a batch, of which a device has its own examples and the last `rest`, which
@@ -152,14 +156,11 @@ def value_and_grad(
     The loss is a mean over examples, or over what is scored of them (`weights`, valid steps), as ours are.
     """
     each = len(next(iter(batch.values()))) - rest
-    device = lax.axis_index(mesh.axis_names)
-    parts = [(slice(0, each), device, True), (slice(each, None), mesh.size, device == 0)]  # the rest counts once
+    parts = [(slice(0, each), True), (slice(each, None), lax.axis_index(mesh.axis_names) == 0)]  # the rest counts once
     sums: Any = None
-    for places, number, counted in parts[not each : 2 if rest else 1]:
-        part = {name: a[places] for name, a in batch.items()}
+    for mine, counted in parts[not each : 2 if rest else 1]:
+        part = {name: a[mine] for name, a in batch.items()}
         scored = jnp.where(counted, scored_of(part, len(next(iter(part.values())))), 0)
-        if key is not None:
-            part["key"] = jax.random.fold_in(key, number)
         found = jax.value_and_grad(loss)(params, **part)
         weighed = jax.tree.map(lambda a, by=scored: a.astype(wide(a.dtype)) * by.astype(wide(a.dtype)), found)
         sums = (weighed, scored) if sums is None else jax.tree.map(jnp.add, sums, (weighed, scored))
@@ -174,9 +175,13 @@ def is_mean(loss: Callable[..., jax.Array], params: Any, data: dict[str, Any]) -
     no number may be anything."""
     few = min(len(next(iter(data.values()))), 32) // 2 * 2
     parts = [slice(0, few), slice(0, few // 2), slice(few // 2, few)] if few else []
-    batches = [{name: np.asarray(a[part]) for name, a in data.items()} for part in parts]  # wherever they are
+    batches = [{name: _here(a[part]) for name, a in data.items()} for part in parts]  # wherever they are
     losses = np.array([float(jax.jit(loss)(params, **batch)) for batch in batches])
     if not few or not np.isfinite(losses).all():
         return True
     whole, *halves = (float(scored_of(batch, len(next(iter(batch.values()))))) for batch in batches)
     return bool(np.isclose(losses[0] * whole, np.dot(losses[1:], halves), rtol=1e-3, atol=1e-6 * max(whole, 1)))
+
+
+def _here(a: Any) -> Any:
+    return a if is_key(a) else np.asarray(a)

@@ -17,6 +17,13 @@ from jaxnets.train._mesh import Order, dealt, placed, replicated, shares
 TURN = 16  # about so many steps of one bucket before another has its turn
 
 
+class Pieces(NamedTuple):
+    """How much is done at once, which decides nothing but time and memory."""
+
+    at_once: int | None = None  # steps at most between two visits of Python; an epoch, or a bucket's turn, if None
+    budget: int = 2**30  # bytes of data that are put on a device as a whole; of more, blocks of half as much
+
+
 class Plan(NamedTuple):
     """How an epoch is cut: a bucket into steps, its steps into turns between those of other buckets, and these into
     pieces. The pieces decide nothing but when Python is visited."""
@@ -75,17 +82,18 @@ class Piece(NamedTuple):
     order: jax.Array | Order  # of the picked, and some more rows
 
 
-def plan_of(
-    call: Call, buckets: list[dict[str, Any]], batch: int, at_once: int | None, budget: int, mesh: Mesh | None
-) -> Plan:
+def plan_of(call: Call, buckets: list[dict[str, Any]], batch: int, at: Pieces, mesh: Mesh | None) -> Plan:
     """Puts data within the budget on the device, unless several processes have a share each."""
+    if not isinstance(at, Pieces):
+        call.fail(TypeError, "pieces", "of train, as train.Pieces(budget=2**30) is", type(at).__name__)
+    budget = call.size("budget", at.budget)
     sizes = [size(bucket) for bucket in buckets]
     batches = [min(batch, n) for n in sizes]
     steps = [n // b for n, b in zip(sizes, batches, strict=True)]
     turns = steps if len(buckets) == 1 else [near_divisor(s, min(TURN, s)) for s in steps]
-    most = max(steps) if at_once is None else call.size("at_once", at_once)
+    most = max(steps) if at.at_once is None else call.size("at_once", at.at_once)
     bytes_ = [sum(a.nbytes for a in bucket.values()) for bucket in buckets]
-    whole, several = sum(bytes_) <= call.size("budget", budget), _processes.several(mesh)
+    whole, several = sum(bytes_) <= budget, _processes.several(mesh)
     if whole and not several:
         for bucket in buckets:
             bucket.update({name: replicated(a, mesh) for name, a in bucket.items()})

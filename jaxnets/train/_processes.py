@@ -19,6 +19,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from jaxnets.train._keys import is_key
+
 WIDTH = 64  # bytes of a fact, as it is compared
 FACTS = 8  # at most so many are
 _BETWEEN = re.compile("Gloo|NCCL|RCCL|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|coordination")  # of what goes between them
@@ -82,13 +84,13 @@ def from_first(content: bytes) -> bytes:
 def as_first(tree: Any, record: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Arrays and record of the first process; those of the others are of the same shapes."""
     leaves, structure = jax.tree.flatten(tree)
-    bits = [np.asarray(jax.random.key_data(a) if _is_key(a) else a) for a in leaves]
+    bits = [np.asarray(jax.random.key_data(a) if is_key(a) else a) for a in leaves]
     sizes = [a.nbytes for a in bits]
     content = from_first(b"".join(a.tobytes() for a in bits) + json.dumps(record).encode())
     found = []
     for a, leaf, end in zip(bits, leaves, np.cumsum(sizes), strict=True):
         new = jnp.asarray(np.frombuffer(content[end - a.nbytes : end], a.dtype).reshape(a.shape))
-        found.append(jax.random.wrap_key_data(new, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else new)
+        found.append(jax.random.wrap_key_data(new, impl=jax.random.key_impl(leaf)) if is_key(leaf) else new)
     return jax.tree.unflatten(structure, found), json.loads(content[sum(sizes) :])
 
 
@@ -151,7 +153,3 @@ def watched(several: bool, kept: Callable[[], str]) -> Iterator[None]:
             raise
         reason = re.sub(r"\[external\S*\] ", "", str(error).split("\n", 1)[0])
         raise Lost(f"{GONE} {kept()}({reason})") from error
-
-
-def _is_key(a: Any) -> bool:
-    return isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key)

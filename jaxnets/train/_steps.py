@@ -13,6 +13,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from jaxnets.train import _mesh
+from jaxnets.train._keys import Keys
 
 
 class TrainState(NamedTuple):
@@ -46,14 +47,14 @@ def program_of(
     state: TrainState,
     data: Mapping[str, Any],
     batch: int,
-    keyed: bool,
+    keys: Keys,
 ) -> dict[str, str]:
     """A digest of what a step computes, from which another loss, learning rate or optimizer is told; nothing where the
     program calls back into Python, which is another in each process. Its name says what it is only comparable within:
     the same program is written differently elsewhere."""
 
     def step(params: Any, kept: Any, examples: dict[str, Any], key: jax.Array) -> Any:
-        value, grads = jax.value_and_grad(loss)(params, **examples, **({"key": key} if keyed else {}))
+        value, grads = jax.value_and_grad(loss)(params, **examples, **keys.of(key, batch))
         with jax.numpy_dtype_promotion("standard"):
             return value, optax.with_extra_args_support(optimizer).update(grads, kept, params, value=value)
 
@@ -70,33 +71,35 @@ def runner(
     loss: Callable[..., jax.Array],
     optimizer: optax.GradientTransformation,
     rows: Mapping[str, str],
-    keyed: bool,
+    keys: Keys = Keys.NONE,
     mesh: Mesh | None = None,
     is_dealt: bool = False,
 ) -> Callable[[TrainState, dict[str, jax.Array], Any, Any], tuple[TrainState, jax.Array]]:
     """`state, losses = run(state, data, order, count)`: a step for each of the first `count` rows of `order
     [steps, batch]`, whose numbers pick examples of `data`; of the others the losses are zero. `rows` says which
-    argument picks rows of which table; a `keyed` loss gets a key a step. On a `mesh` the order is one of
+    argument picks rows of which table, `keys` what the loss is given to draw by. On a `mesh` the order is one of
     `_mesh.placed`, or it and the data are those of `_mesh.dealt`."""
     update = optax.with_extra_args_support(optimizer).update
 
     def step(state: TrainState, data: dict[str, jax.Array], picked: Any) -> tuple[TrainState, jax.Array]:
-        rest = 0 if mesh is None else picked.rest.size
-        picked = picked if mesh is None else jnp.concatenate(picked)
+        key, rest, mine = jax.random.fold_in(state.key, state.step), 0, slice(None)
+        if mesh is None:
+            drawn = keys.of(key, len(picked))
+        else:
+            rest, mine = len(picked.rest), _mesh.places(picked, mesh)
+            drawn = {name: a[mine] for name, a in keys.of(key, mesh.size * len(picked.own) + rest).items()}
+            picked = jnp.concatenate(picked)
         examples: dict[str, Any] = {name: _taken(a, picked) for name, a in data.items()}
         marks, read = marks_of(optimizer, state, set(rows)), {}
         for table, name in rows.items():
-            tokens, mine = examples[name], slice(None)
-            if mesh is not None:
-                tokens, mine = _mesh.gathered(tokens, rest, mesh)
+            tokens = examples[name] if mesh is None else _mesh.gathered(examples[name], rest, mesh)
             read[table], numbers = _rows_read(tokens, getattr(state.params, table))
             examples[name] = numbers[mine]
         small = _rows_of(state, marks, read)
-        key = jax.random.fold_in(state.key, state.step) if keyed else None
         if mesh is not None:
-            value, grads = _mesh.value_and_grad(loss, small.params, examples, rest, key, mesh)
+            value, grads = _mesh.value_and_grad(loss, small.params, examples | drawn, rest, mesh)
         else:
-            value, grads = jax.value_and_grad(loss)(small.params, **examples, **({"key": key} if keyed else {}))
+            value, grads = jax.value_and_grad(loss)(small.params, **examples, **drawn)
         with jax.numpy_dtype_promotion("standard"):  # which optax is written for
             updates, kept = update(grads, small.optimizer, small.params, value=value)
             params = optax.apply_updates(small.params, updates)
