@@ -22,7 +22,7 @@ import pytest
 import programs
 from helpers import assert_same
 from jaxnets import data
-from jaxnets.cli import _nets, _pictures, _processes, _recipes, _run, _sources, agreement, demo, main
+from jaxnets.cli import _joining, _nets, _pictures, _recipes, _sources, _training, agreement, demo, main
 from jaxnets.cli import train as train_command
 from jaxnets.cli._guard import Stop
 from jaxnets.train import _checkpoint
@@ -162,11 +162,11 @@ def export_serves(run, line):
     told, beside = json.loads(out), json.loads(Path("net.jaxnet.json").read_text())
     assert code == 0
     assert all(beside[name] == told[name] for name in ("inputs", "output", "classes"))
-    config = _run.config_of("run")
+    config = _training.config_of("run")
     given = config.recipe.inputs([line] * 3)
     exported = jax.export.deserialize(bytearray(Path("net.jaxnet").read_bytes()))
     served = np.asarray(exported.call(*(given[name] for name in told["inputs"])))
-    want = np.asarray(jax.jit(config.predict)(_run.best("run", config), **given))
+    want = np.asarray(jax.jit(config.predict)(_training.best("run", config), **given))
     np.testing.assert_allclose(served, want, atol=1e-6)
 
 
@@ -181,7 +181,7 @@ def test_train_eval_predict(run, files, name):
     left = {path.name for path in Path("run").iterdir()}
     expected = {"config.json", "metrics.jsonl", "curve.png"} | ({"confusion.png"} if classes in (2, 3) else set())
     assert {n for n in left if not n.startswith("step-")} == expected
-    assert _run.history_of(Path("run")) == [json.loads(line) for line in out.splitlines()[:2]]
+    assert _training.history_of(Path("run")) == [json.loads(line) for line in out.splitlines()[:2]]
     code, out, _ = run("eval", "run", "--json")
     found = json.loads(out)
     assert code == 0
@@ -207,7 +207,7 @@ def test_what_is_exported_runs_without_jaxnets(run, files):
     arguments, line, _ = KINDS["gated csv"]
     run("train", *arguments, *QUICK, "--out", "run")
     assert run("export", "run", "--out", "net.jaxnet")[0] == 0
-    config = _run.config_of("run")
+    config = _training.config_of("run")
     given = config.recipe.inputs([line] * 2)
     np.savez("given.npz", **given)
     server = """if True:
@@ -219,7 +219,7 @@ def test_what_is_exported_runs_without_jaxnets(run, files):
         print(json.dumps(np.asarray(net.call(*(given[name] for name in told["inputs"]))).tolist()))
     """
     answer = subprocess.run([sys.executable, "-c", server], capture_output=True, text=True, check=True).stdout
-    want = np.asarray(config.predict(_run.best("run", config), **given))
+    want = np.asarray(config.predict(_training.best("run", config), **given))
     np.testing.assert_allclose(json.loads(answer), want, atol=1e-6)
 
 
@@ -264,7 +264,7 @@ def test_by_hand_and_by_autodiff_are_the_same_descent(net):
     losses = []
     for options.by in ("hand", "autodiff"):
         by = config._replace(options=train_command._settings(options))
-        losses.append(_run.fit(by, found, Path(options.by), lambda _: None, Stop()).history[0]["loss"])
+        losses.append(_training.fit(by, found, Path(options.by), lambda _: None, Stop()).history[0]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -273,7 +273,7 @@ def arrays_of(folder):
 
 
 def without_time(folder):
-    return [{k: v for k, v in entry.items() if k != "seconds"} for entry in _run.history_of(Path(folder))]
+    return [{k: v for k, v in entry.items() if k != "seconds"} for entry in _training.history_of(Path(folder))]
 
 
 class Killed(BaseException):
@@ -286,7 +286,7 @@ def killed():
 
 @contextlib.contextmanager
 def in_the_middle_of_the_third_epoch(call):
-    fit = _run.fit
+    fit = _training.fit
 
     def interrupted(config, found, folder, watch, stop, mesh):
         def watched(progress):
@@ -297,14 +297,14 @@ def in_the_middle_of_the_third_epoch(call):
         return fit(config, found, folder, watched, stop, mesh)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_run, "fit", interrupted)
+        patch.setattr(_training, "fit", interrupted)
         yield
 
 
 def test_stopped_and_resumed_is_as_if_never_stopped(run, files, monkeypatch):
     """By a signal, or gone without a word; the entries of the epochs are there once each."""
     arguments = ("train", "dense", "--data", "csv:table.csv", "--epochs", 4, "--batch", 4, "--hidden", 5)
-    monkeypatch.setattr(_run, "AT_ONCE", 4)
+    monkeypatch.setattr(_training, "AT_ONCE", 4)
     assert run(*arguments, "--out", "whole")[0] == 0
     with in_the_middle_of_the_third_epoch(lambda: signal.raise_signal(signal.SIGINT)):
         code, out, err = run(*arguments, "--out", "stopped", "--json")
@@ -314,7 +314,7 @@ def test_stopped_and_resumed_is_as_if_never_stopped(run, files, monkeypatch):
     with in_the_middle_of_the_third_epoch(killed), pytest.raises(Killed):
         run(*arguments, "--out", "killed")
     for part in ("stopped", "killed"):
-        assert len(_run.history_of(Path(part))) == 2, part
+        assert len(_training.history_of(Path(part))) == 2, part
         for _ in range(2):  # the second time there is nothing left to do
             assert run("resume", part)[0] == 0, part
             assert_same(arrays_of(part), arrays_of("whole"))
@@ -374,7 +374,7 @@ def test_killed_without_a_word(run, files):
         process.stderr.readline()
     process.kill()
     process.communicate()
-    assert 20 <= len(_run.history_of(Path("part"))) < 150
+    assert 20 <= len(_training.history_of(Path("part"))) < 150
     assert run("resume", "part")[0] == 0
     assert_same(arrays_of("part"), arrays_of("whole"))
     assert without_time("part") == without_time("whole")
@@ -455,7 +455,7 @@ def test_a_recipe_survives_its_file(files, name):
     columns = {"x": ("age",), "eta": ("job",)} if name == "gated csv" else {}
     config, _ = train_command.plan(train_command.Options(**given, **columns))
     config.save(Path())
-    assert _run.config_of("") == config
+    assert _training.config_of("") == config
 
 
 def test_a_new_folder_each_time_and_none_is_overwritten(run, files):
@@ -666,7 +666,7 @@ def test_a_failed_start_leaves_a_folder_that_was_there(run, monkeypatch):
     def broken(*_):
         raise ValueError("no such luck")
 
-    monkeypatch.setattr(_run, "fit", broken)
+    monkeypatch.setattr(_training, "fit", broken)
     for out in ("mine", "link", "new"):
         code, _, err = run(*TABLE, "--out", out)
         assert code == 2
@@ -686,7 +686,7 @@ def test_no_checkpoint_yet(run, trained):
 
 def test_bad_addresses(run, files, monkeypatch):
     """Of the processes of a run, and their numbers."""
-    monkeypatch.setattr(_processes, "WAIT", 1)
+    monkeypatch.setattr(_joining, "WAIT", 1)
 
     def said(*between):
         code, _, err = run("train", "rnn", "--data", "characters:long.txt", "--out", "run", *between)
@@ -757,11 +757,11 @@ def test_pictures(pictures):
 
 def test_the_bar(monkeypatch):
     """On a terminal; drawn into nothing here."""
-    from jaxnets.cli import _progress
+    from jaxnets.cli import _watching
     from jaxnets.train import Progress
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with _progress.watching(False, "a net: ") as watch:
+    with _watching.watching(False, "a net: ") as watch:
         watch(Progress(1, 2, 5, 10, 0.5, None, []))
         watch(Progress(1, 2, 10, 10, 0.5, {"loss": 0.5, "validation_accuracy": 0.9}, [{}]))
         time.sleep(0.01)

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from jaxnets import data
-from jaxnets.cli._arrays import Arrays
 from jaxnets.cli._labels import cells_of_line, classes_of, labels_of, numbered, whole_labels
+from jaxnets.cli._numbers import Arrays
 from jaxnets.data._files import MISSING
 
 LONGEST = {"words": 200, "characters": 400}  # of a text; what is beyond is not read

@@ -8,10 +8,10 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from jaxnets.cli import _nets, _report, _run, agreement, train
+from jaxnets.cli import _nets, _page, _training, agreement, train
 from jaxnets.cli._guard import Stop, guarded
-from jaxnets.cli._options import parse, said
-from jaxnets.cli._progress import watching
+from jaxnets.cli._parsing import parse, said
+from jaxnets.cli._watching import watching
 from jaxnets.train._checkpoint import write_whole
 
 ABOUT = """\
@@ -64,20 +64,20 @@ def _demo(options: Options) -> int:
     rows: list[dict[str, Any]] = []
     for line in agreement.table(_kept(agreement.rows(), rows)):
         print(line, flush=True)
-    print(f"\n{_report.HEAD}", flush=True)
+    print(f"\n{_page.HEAD}", flush=True)
     pairs = []
     for net in _nets.NETS:
         pairs.append(_trained(net, folder))
-        print(_report.line(pairs[-1]), flush=True)
+        print(_page.line(pairs[-1]), flush=True)
     seconds = time.perf_counter() - begun
-    write_whole(folder / PAGE, _report.page(rows, pairs, seconds).encode())
+    write_whole(folder / PAGE, _page.page(rows, pairs, seconds).encode())
     print(f"\n{folder / PAGE}: all of it, with pictures; {seconds:.0f} s")
     return 0 if all(row["right"] for row in rows) else 1
 
 
 def _folder(out: str) -> Path:
     if not out:
-        return _run.numbered(Path("runs"), "demo")
+        return _training.numbered(Path("runs"), "demo")
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"--out {out}: must be a new or an empty folder; there is something in it")
@@ -96,7 +96,7 @@ def _trained(net: str, folder: Path) -> Pair:
         out.mkdir()
         config.save(out)
         with watching(False, f"{net} by {by}: ") as watch:
-            ended[by] = config, _run.fit(config, found, out, watch, Stop())
+            ended[by] = config, _training.fit(config, found, out, watch, Stop())
     config, by_hand = ended["hand"]
     train.draw(config, by_hand, folder / f"{net}-hand")
     histories = [run.history for _, run in ended.values()]
@@ -105,7 +105,7 @@ def _trained(net: str, folder: Path) -> Pair:
         net,
         folder / f"{net}-hand",
         config.name,
-        _run.summary(by_hand, config)["accuracy"],
+        _training.summary(by_hand, config)["accuracy"],
         np.array([[entry["loss"] for entry in history] for history in histories]).T,
         (of_hand, of_autodiff),
     )

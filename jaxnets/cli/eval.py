@@ -9,9 +9,9 @@ import numpy as np
 import tyro
 
 from jaxnets import train
-from jaxnets.cli import _recipes, _run, _sources
+from jaxnets.cli import _recipes, _sources, _training
 from jaxnets.cli._guard import guarded
-from jaxnets.cli._options import parse, said
+from jaxnets.cli._parsing import parse, said
 
 ABOUT = """\
 Loss, accuracy and, of two classes, area under the ROC curve (AUC) of a trained net: the best epoch of a run.
@@ -45,14 +45,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _eval(options: Options) -> int:
-    config = _run.config_of(options.dir)
-    params = _run.best(options.dir, config)
+    config = _training.config_of(options.dir)
+    params = _training.best(options.dir, config)
     what, examples = _data(config, options.data)
     found: dict[str, Any] = train.scores(config.loss, config.predict, params, examples)
     classes = config.recipe.classes
     table = None
     if not config.recipe.every_step and len(classes) <= MOST:
-        table = _run.confusion(config, params, examples)
+        table = _training.confusion(config, params, examples)
     if options.json:
         shown = {} if table is None else {"classes": classes, "confusion": table.tolist()}
         print(json.dumps({"ok": True, "data": what, **found, **shown}))
@@ -63,10 +63,10 @@ def _eval(options: Options) -> int:
     return 0
 
 
-def _data(config: _run.Config, spec: str) -> tuple[str, Any]:
+def _data(config: _training.Config, spec: str) -> tuple[str, Any]:
     """What is scored, in words and as `train.scores` takes it."""
     if not spec:
-        return "the part held out", _run.held_out(config, _run.data_of(config))
+        return "the part held out", _training.held_out(config, _training.data_of(config))
     source = _sources.parse(spec)
     if source.form != config.recipe.form:
         fitting = ", ".join(k for k in _sources.SERVES[config.net] if _sources.FORMS[k] == config.recipe.form)

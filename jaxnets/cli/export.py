@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import tyro
 from jax import export
 
-from jaxnets.cli import _nets, _recipes, _run
+from jaxnets.cli import _nets, _recipes, _training
 from jaxnets.cli._guard import guarded
-from jaxnets.cli._options import parse, said
+from jaxnets.cli._parsing import parse, said
 from jaxnets.train._checkpoint import write_whole
 
 ABOUT = """\
@@ -53,8 +53,8 @@ def _export(options: Options) -> int:
     out = Path(options.out)
     if not out.parent.is_dir():
         raise FileNotFoundError(f"--out: no such folder: {out.parent}")
-    config = _run.config_of(options.dir)
-    params, inputs = _run.best(options.dir, config), _inputs(config)
+    config = _training.config_of(options.dir)
+    params, inputs = _training.best(options.dir, config), _inputs(config)
     predict = _nets.predict_of(config.net, config.recipe.every_step)
     function = jax.jit(lambda *given: predict(params, **dict(zip(inputs, given, strict=True))))
     exported = export.export(function, platforms=PLATFORMS)(*inputs.values())
@@ -75,7 +75,7 @@ def _export(options: Options) -> int:
     return 0
 
 
-def _inputs(config: _run.Config) -> dict[str, jax.ShapeDtypeStruct]:
+def _inputs(config: _training.Config) -> dict[str, jax.ShapeDtypeStruct]:
     """What the net takes, by name: of any number of examples, and of any length where they have one."""
     recipe, scope = config.recipe, export.SymbolicScope()
 

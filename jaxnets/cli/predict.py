@@ -10,9 +10,9 @@ import numpy as np
 import tyro
 
 from jaxnets import train
-from jaxnets.cli import _nets, _run
+from jaxnets.cli import _nets, _training
 from jaxnets.cli._guard import guarded
-from jaxnets.cli._options import parse, said
+from jaxnets.cli._parsing import parse, said
 
 ABOUT = """\
 Predict with a trained net: a line in, a line out, class after class with its probability, the likeliest first.
@@ -47,8 +47,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _predict(options: Options) -> int:
-    config = _run.config_of(options.dir)
-    answer = _Answers(config, _run.best(options.dir, config), options.json)
+    config = _training.config_of(options.dir)
+    answer = _Answers(config, _training.best(options.dir, config), options.json)
     number = 0
     for lines in _as_they_come():
         if number == 0 and config.recipe.form == "table" and answer.takes_header(lines[0]):
@@ -60,7 +60,7 @@ def _predict(options: Options) -> int:
 
 
 class _Answers:
-    def __init__(self, config: _run.Config, params: Any, as_json: bool) -> None:
+    def __init__(self, config: _training.Config, params: Any, as_json: bool) -> None:
         self.config, self.params, self.as_json = config, params, as_json
         self.recipe = config.recipe
         self.predict = _nets.predict_of(config.net, every_step=False)  # of a line, what its last step says

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from jaxnets.cli import _devices, _processes, _run, train
-from jaxnets.cli._options import parse, said
+from jaxnets.cli import _devices, _joining, _training, train
+from jaxnets.cli._parsing import parse, said
 from jaxnets.train import _processes as between
 
 ABOUT = """\
@@ -47,13 +47,13 @@ def main(argv: Sequence[str]) -> int:
 
     def resume() -> int:
         _devices.prepare(options.devices)
-        with _processes.joined(options.coordinator, options.processes, options.process) as several:
+        with _joining.joined(options.coordinator, options.processes, options.process) as several:
             if several:
                 between.check_alike({"the options": f"{options.processes} {options.devices}"})
-                _processes.belongs_to(Path(options.dir))
-            content = b"" if several and options.process else _run.content_of(options.dir)
-            config = _run.config_of(options.dir, between.from_first(content) if several else content)
-            found, mesh = _run.data_of(config), _devices.mesh(options.devices, config.shapes)
+                _joining.belongs_to(Path(options.dir))
+            content = b"" if several and options.process else _training.content_of(options.dir)
+            config = _training.config_of(options.dir, between.from_first(content) if several else content)
+            found, mesh = _training.data_of(config), _devices.mesh(options.devices, config.shapes)
             return train.run(config, found, Path(options.dir), options.json, mesh)
 
-    return _processes.alone_or_beside("resume", argv, options, resume)
+    return _joining.alone_or_beside("resume", argv, options, resume)

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from jaxnets.cli import _devices, _nets, _pictures, _processes, _recipes, _run, _sources, fail
+from jaxnets.cli import _devices, _joining, _nets, _pictures, _recipes, _sources, _training, fail
 from jaxnets.cli._guard import INTERRUPTED, stopping
-from jaxnets.cli._options import parse, said
-from jaxnets.cli._progress import watching
+from jaxnets.cli._parsing import parse, said
+from jaxnets.cli._watching import watching
 from jaxnets.train import _processes as between
 
 ABOUT = """\
@@ -107,7 +107,7 @@ class Options:
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
     options = parse(Options, "train", ABOUT, argv)
-    return _processes.alone_or_beside("train", argv, options, lambda: _train(options))
+    return _joining.alone_or_beside("train", argv, options, lambda: _train(options))
 
 
 def _train(options: Options) -> int:
@@ -116,21 +116,21 @@ def _train(options: Options) -> int:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"there is no net {options.net!r}; {hint}There are {', '.join(_nets.NETS)}")
     _devices.prepare(options.devices)
-    with _processes.joined(options.coordinator, options.processes, options.process) as several:
+    with _joining.joined(options.coordinator, options.processes, options.process) as several:
         config, found = plan(options)
         mesh = _devices.mesh(options.devices, config.shapes)
         if several:
             numbers = f"{options.processes} {options.devices}"
             between.check_alike({"the data": config.digest, "the options": config.command + numbers})
         theirs = bool(options.out) and Path(options.out).is_dir()
-        folder = _run.new_folder(config, options.out) if between.writes(mesh) else Path()
+        folder = _training.new_folder(config, options.out) if between.writes(mesh) else Path()
         if several:
             folder = Path(between.from_first(str(folder).encode()).decode())
-            _processes.belongs_to(folder)
+            _joining.belongs_to(folder)
         return run(config, found, folder, options.json, mesh, theirs)
 
 
-def plan(options: Options) -> tuple[_run.Config, Any]:
+def plan(options: Options) -> tuple[_training.Config, Any]:
     """All of a new run, and its data: what is impossible is refused before anything is written."""
     net = options.net
     settings = _settings(options)
@@ -146,32 +146,32 @@ def plan(options: Options) -> tuple[_run.Config, Any]:
     recipe = _recipes.learn(found, rest, net, source)
     sizes = _nets.sizes(net, recipe, settings)
     _check_memory(net, sizes)
-    return _run.Config(net, sizes, settings, source, _sources.digest(found), recipe), found
+    return _training.Config(net, sizes, settings, source, _sources.digest(found), recipe), found
 
 
-def run(config: _run.Config, found: Any, folder: Path, as_json: bool, mesh: Any, theirs: bool = True) -> int:
+def run(config: _training.Config, found: Any, folder: Path, as_json: bool, mesh: Any, theirs: bool = True) -> int:
     """Train in a folder, and say what came of it. What is begun there but has learned nothing is taken away again, and
     the folder where it was not there before, as `theirs`."""
     begun = time.perf_counter()
     if not between.writes(mesh):
         return _help(config, found, folder, mesh)
-    new = not (folder / _run.CONFIG).exists()
+    new = not (folder / _training.CONFIG).exists()
     with stopping() as stop:
         try:
             if new:
                 config.save(folder)
             with watching(as_json) as watch:
-                ended = _run.fit(config, found, folder, watch, stop, mesh)
+                ended = _training.fit(config, found, folder, watch, stop, mesh)
         except BaseException as error:
             if any(folder.glob("step-*.safetensors")) or not new:
                 if isinstance(error, KeyboardInterrupt):
-                    fail(f"interrupted. {_processes.to_go_on(folder)}")
+                    fail(f"interrupted. {_joining.to_go_on(folder)}")
                     if not between.several(mesh):
                         return INTERRUPTED
                 if isinstance(error, between.Lost):
                     raise between.Lost(f"{error} To go on: jaxnets resume {folder}") from error
             else:
-                (folder / _run.CONFIG).unlink(missing_ok=True)
+                (folder / _training.CONFIG).unlink(missing_ok=True)
                 if not theirs and folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
             raise
@@ -181,7 +181,7 @@ def run(config: _run.Config, found: Any, folder: Path, as_json: bool, mesh: Any,
         fail(f"interrupted, and saved. To go on: jaxnets resume {folder}")
         return INTERRUPTED
     draw(config, ended, folder)
-    summary = _run.summary(ended, config)
+    summary = _training.summary(ended, config)
     if as_json:
         print(json.dumps({"ok": True, "out": str(folder), **summary}), flush=True)
         return 0
@@ -193,22 +193,22 @@ def run(config: _run.Config, found: Any, folder: Path, as_json: bool, mesh: Any,
     return 0
 
 
-def _help(config: _run.Config, found: Any, folder: Path, mesh: Any) -> int:
+def _help(config: _training.Config, found: Any, folder: Path, mesh: Any) -> int:
     """As a process that is not the first: nothing is written or shown."""
     with stopping() as stop:
         try:
-            ended = _run.fit(config, found, folder, lambda progress: None, stop, mesh)
+            ended = _training.fit(config, found, folder, lambda progress: None, stop, mesh)
         except between.Lost as error:
             raise between.Lost(f"{error} To go on: jaxnets resume {folder}, with it or without") from error
     return INTERRUPTED if ended.interrupted else 0
 
 
-def draw(config: _run.Config, ended: _run.Ended, folder: Path) -> None:
+def draw(config: _training.Config, ended: _training.Ended, folder: Path) -> None:
     """The pictures of a run."""
-    best = int(_run.best_entry(ended.history, config)["epoch"])
+    best = int(_training.best_entry(ended.history, config)["epoch"])
     _pictures.curve(folder / "curve.png", ended.history, best, config.title)
     if not config.recipe.every_step and len(config.recipe.classes) <= _pictures.MOST:
-        table = _run.confusion(config, ended.params, ended.validation)
+        table = _training.confusion(config, ended.params, ended.validation)
         _pictures.confusion(folder / "confusion.png", table, config.recipe.classes, config.title)
 
 
