@@ -425,6 +425,39 @@ def test_ctrl_c_is_a_line(run, homework):
     assert run("loss", "--by-hand", "pressed") == (130, "", "jaxnets: interrupted\n")
 
 
+CLOSED = "jaxnets: standard output is closed; send it to a file, or to /dev/null\n"
+POSIX = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+UNREADABLE = ["train", "rnn", "--json", "--epochs", "x"]
+SHELLS = {  # redirections, environment, arguments; exit code, and what standard output and errors begin with
+    "no output": (">&-", {}, ["--help"], 2, "", CLOSED),
+    "no room": ("> /dev/full", {}, ["--help"], 2, "", "jaxnets: standard output: No space left on device\n"),
+    "nobody hears errors": ("2>&-", {}, ["nothing"], 2, "", ""),
+    "ASCII": ("", {"PYTHONIOENCODING": "ascii"}, ["--help"], 0, "usage: jaxnets COMMAND \\u2026", ""),
+    "POSIX": ("", POSIX, ["check", "--help"], 0, "usage: jaxnets check", ""),
+    "JSON of what cannot be read": ("", {}, UNREADABLE, 2, '{"ok": false, "error": "', "jaxnets: "),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="such a shell is not here")
+@pytest.mark.parametrize("name", SHELLS)
+def test_unusual_surroundings(name):
+    redirection, environment, arguments, code, out, err = SHELLS[name]
+    command = f'exec "$0" -m jaxnets "$@" {redirection}'
+    found = subprocess.run(
+        ["sh", "-c", command, sys.executable, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == code, found.stderr
+    assert found.stdout.startswith(out)
+    assert found.stderr.startswith(err)
+    assert "Traceback" not in found.stderr
+    if not err:
+        assert found.stderr == ""
+
+
 def test_help_from_the_shell():
     found = subprocess.run(
         [sys.executable, "-m", "jaxnets", "check", "--help"], capture_output=True, text=True, check=False

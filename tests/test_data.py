@@ -3,7 +3,9 @@
 import gzip
 import os
 import struct
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,6 +49,8 @@ def test_texts(tmp_path):
     assert tsv.texts == ["Win\ta prize", "Hi"]
     assert tsv.labels.tolist() == [1, 0]
     assert tsv.classes == ("ham", "spam")
+    assert data.read_tsv(put(tmp_path, "Label\tText\nham\tHi\n")).classes == ("ham",)
+    assert data.read_tsv(put(tmp_path, "class\tof its own\nham\tHi\n")).classes == ("class", "ham")
     jsonl = data.read_jsonl(put(tmp_path, '{"t": "a", "l": 3}\n{"t": "b", "l": "x"}\n'), text="t", label="l")
     assert jsonl == (["a", "b"], *jsonl[1:])
     assert jsonl.classes == ("3", "x")
@@ -246,6 +250,12 @@ def test_docs():
     assert (texts.labels == 1).mean() == 0.5
     assert not any("numpy" in text or "jax" in text for text in texts.texts)
     assert data.docs().texts == texts.texts
+
+
+def test_docs_without_docstrings(monkeypatch):
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(optimize=2))
+    with pytest.raises(ValueError, match="docs: the task is made of docstrings, which Python leaves out"):
+        data.docs()
 
 
 # Real files.

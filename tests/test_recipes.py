@@ -53,6 +53,17 @@ def test_arrays_that_do_not_fit_are_refused(name):
         told(recipe, source, **found)
 
 
+def test_a_cell_is_a_number_here_as_in_a_file():
+    """`1_000` and `inf`, which Python reads as numbers, are none in either."""
+    table = {"pay": np.array([1.0, 2, 3, 4, 5, 6]), "who": np.array(["a", "b"] * 3)}
+    source = _sources.Source("csv", ("t.csv",), x=("pay",), y="who")
+    recipe = _recipes.learn(table, ALL, "dense", source)
+    assert recipe.inputs(["1e1", '""'])["x"].shape == (2, 1)
+    for cell in ("1_000", "inf", "nine"):
+        with pytest.raises(ValueError, match=f"column 'pay' must be numbers; got '{cell}'"):
+            recipe.inputs(["1", cell])
+
+
 def test_what_lies_beyond_a_length_is_never_read():
     x, lengths = np.zeros((6, 5, 2)), np.array([2, 5, 5, 5, 5, 5])
     x[0, 2:] = np.nan

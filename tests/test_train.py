@@ -629,6 +629,32 @@ def test_a_folder_that_is_taken_away_is_not_made_anew(tmp_path):
     assert not out.exists()
 
 
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    """The second is refused while the first goes on, and not after it, however it ended."""
+    refused = []
+
+    def another(progress):
+        with pytest.raises(
+            ValueError, match=r"fit: out \(.*\) is in use by a run that goes on; wait for it, or stop it"
+        ):
+            fit(out=tmp_path)
+        refused.append(progress)
+        return True
+
+    fit(out=tmp_path, watch=another)
+    assert len(refused) == 1
+    with pytest.raises(ZeroDivisionError):
+        fit(out=tmp_path, watch=lambda progress: 1 / 0)
+    assert_same(fit(out=tmp_path).params, undisturbed(3).params)
+
+
+def test_stopped_before_an_epoch_is_done_there_is_no_best_one():
+    fitted = fit(**WATCHED, watch=lambda progress: True)
+    assert int(fitted.state.step) == 2
+    assert not fitted.history
+    assert_same(fitted.params, fitted.state.params)
+
+
 # What stops a run.
 
 

@@ -10,9 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from jaxnets.cli import fail, nobody_reads
-
-INTERRUPTED = 130
+from jaxnets.cli import INTERRUPTED, end_if_heard, fail, nobody_reads
 
 
 class Stop:
@@ -29,6 +27,8 @@ def guarded(command: Callable[[], int], as_json: bool = False) -> int:
     except BrokenPipeError:
         return nobody_reads()
     except KeyboardInterrupt:
+        if as_json:
+            print(json.dumps({"ok": False, "interrupted": True}), flush=True)
         fail("interrupted")
         return INTERRUPTED
     except OSError as error:
@@ -50,6 +50,7 @@ def guarded(command: Callable[[], int], as_json: bool = False) -> int:
 def stopping() -> Iterator[Stop]:
     """Within it the first SIGINT or SIGTERM is only noted; the second ends as it would elsewhere."""
     stop = Stop()
+    end_if_heard()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import json
 import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -31,7 +32,10 @@ def parse(options: type[T], command: str, about: str, argv: Sequence[str]) -> T:
         if stop.code in (0, None):
             sys.stderr.write(told.getvalue())
             raise
-        fail(f"{_first_of(told.getvalue()) or 'these options cannot be read'} ({prog} --help tells all)")
+        message = f"{_first_of(told.getvalue()) or 'these options cannot be read'} ({prog} --help tells all)"
+        if "--json" in argv:
+            print(json.dumps({"ok": False, "error": message}), flush=True)
+        fail(message)
         raise
 
 

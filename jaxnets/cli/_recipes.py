@@ -13,7 +13,7 @@ import numpy as np
 from jaxnets import data
 from jaxnets.cli._labels import cells_of_line, classes_of, labels_of, numbered, whole_labels
 from jaxnets.cli._numbers import Arrays
-from jaxnets.data._files import MISSING
+from jaxnets.data._files import MISSING, is_number
 
 LONGEST = {"words": 200, "characters": 400}  # of a text; what is beyond is not read
 STRETCH = 128  # characters of a stream that are one example
@@ -163,12 +163,9 @@ class Table:
 
     def _column(self, name: str, cells: tuple[str, ...]) -> np.ndarray:
         cells = tuple("" if cell in MISSING else cell for cell in cells)
-        if name in self.strings:
-            return np.array(cells, dtype=str)
-        try:
-            return np.array([float(cell or "nan") for cell in cells])
-        except ValueError:
+        if name in self.strings or not all(is_number(cell) for cell in cells if cell):
             return np.array(cells, dtype=str)  # `Columns` says which cell is no number
+        return np.array([float(cell or "nan") for cell in cells])
 
 
 _RECIPES = {recipe.form: recipe for recipe in (Words, Stream, Arrays, Table)}

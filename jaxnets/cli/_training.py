@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -124,12 +125,17 @@ def held_out(config: Config, found: Any) -> Any:
 
 
 def best(folder: str | Path, config: Config) -> Any:
-    """The parameters to use: of the best epoch so far."""
+    """The parameters to use: of the best epoch so far. Before the first is done, those of the last step, which is
+    told."""
     kept = _checkpoint.newest(folder)
     if kept is None:
         raise ValueError(f"{folder}: has no checkpoint yet; `jaxnets resume {folder}` goes on with the training")
-    arrays, _, path = kept
-    named = {name.removeprefix("best."): a for name, a in arrays.items() if name.startswith("best.")}
+    arrays, record, path = kept
+    prefix = "best." if record["best_epoch"] else "state.params."
+    if not record["best_epoch"]:
+        told = f"no epoch is done yet; these are the parameters after step {record['step']}"
+        print(f"jaxnets: {folder}: {told}", file=sys.stderr)
+    named = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
     return _checkpoint.as_in(config.shapes, named, path)
 
 

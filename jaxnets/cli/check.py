@@ -15,9 +15,9 @@ from jaxnets import check
 from jaxnets.check._names import Given, call, fresh, is_floating
 from jaxnets.check._picture import can_be_drawn
 from jaxnets.check._report import WRONG
-from jaxnets.cli import fail, nobody_reads
-from jaxnets.cli._guard import INTERRUPTED
+from jaxnets.cli import INTERRUPTED, fail, nobody_reads
 from jaxnets.cli._load import Files, arguments
+from jaxnets.cli._parsing import parse, said
 
 NETS = ("heads", "textconv", "rnn", "gated", "dense")
 
@@ -42,41 +42,35 @@ A name without a file is looked for in the file of the function.
 Exit code: 0 right, 1 something wrong, 2 it could not be run or decided."""
 
 
-def _said(metavar: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
-
-
 @dataclass
 class Options:
     """What can be said on the command line."""
 
-    target: Annotated[tyro.conf.Positional[tuple[str, ...]], _said("FILE.py:FUNCTION | NET …")] = ()
+    target: Annotated[tyro.conf.Positional[tuple[str, ...]], said("FILE.py:FUNCTION | NET …")] = ()
     """A function that returns one number; or the names of nets."""
-    by_hand: Annotated[str, _said("FILE.py:NAME")] = ""
+    by_hand: Annotated[str, said("FILE.py:NAME")] = ""
     """A function of the same arguments that returns their gradients."""
-    derivation: Annotated[str, _said("FILE.py:NAME")] = ""
+    derivation: Annotated[str, said("FILE.py:NAME")] = ""
     """A function of the same arguments that returns a dict of adjoints by name."""
-    rules: Annotated[bool, _said("")] = False
+    rules: Annotated[bool, said("")] = False
     """Test the derivative rules that the function meets."""
-    args: Annotated[str, _said("FILE.py:NAME")] = "example"
+    args: Annotated[str, said("FILE.py:NAME")] = "example"
     """A tuple of arguments, or a function that returns it, of nothing, `seed`, `rng` or `key` (left out: example)."""
-    argnums: Annotated[tuple[int, ...], _said("0 1 …")] = ()
+    argnums: Annotated[tuple[int, ...], said("0 1 …")] = ()
     """Which arguments --by-hand differentiates by (left out: told from what it returns)."""
-    allow: Annotated[tuple[str, ...], _said("NAME …")] = ()
+    allow: Annotated[tuple[str, ...], said("NAME …")] = ()
     """Rules that are meant to be something else than the derivative."""
-    json: Annotated[bool, _said("")] = False
+    json: Annotated[bool, said("")] = False
     """Print JSON, and nothing else, on standard output."""
-    picture: Annotated[str, _said("FILE.png")] = ""
+    picture: Annotated[str, said("FILE.png")] = ""
     """Draw where the errors sit into this file."""
-    worksheets: Annotated[bool, _said("")] = False
+    worksheets: Annotated[bool, said("")] = False
     """Check the derivations that are kept in jaxnets.check.worksheets."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    options = tyro.cli(
-        Options, prog="jaxnets check", description=ABOUT, args=list(argv), config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    options = parse(Options, "check", ABOUT, argv)
     try:
         return _run(options)
     except BrokenPipeError:

@@ -23,7 +23,8 @@ rows of it, the input columns in their order, or any columns after a header line
     jaxnets predict runs/gated-table-1 < table.csv > predictions.txt
 
 Nets of characters take a text a line, and tell what comes after it; others with a target at every step answer for the
-last. Lines are answered as they come, so that a pipe works in both directions.
+last. Lines are answered as they come, so that a pipe works in both directions; one without numbers or cells gets an
+empty answer (in JSON, null).
 
 Exit code: 0 done, 2 a line could not be read (those before it are answered)."""
 AT_ONCE = 64  # lines
@@ -73,23 +74,27 @@ class _Answers:
         return header is not None
 
     def __call__(self, lines: list[str], before: int) -> None:
-        """Print the answers to these lines; `before` have come before them."""
-        if not lines:
-            return
+        """Print the answers to these lines; `before` have come before them. An empty line is a text, but no row."""
+        asks = [bool(line.strip()) or self.recipe.form in ("texts", "stream") for line in lines]
         try:
-            given = self.recipe.inputs(lines)
+            answers = iter(self._answers([line for line, asked in zip(lines, asks, strict=True) if asked]))
         except ValueError as error:
             if len(lines) == 1:
                 raise ValueError(f"line {before + 1}: {error}") from error
             for i, line in enumerate(lines):  # which one is it?
                 self([line], before + i)
             return
-        n = len(lines)
+        for asked in asks:
+            print(next(answers) if asked else "null" if self.as_json else "")
+
+    def _answers(self, lines: list[str]) -> list[str]:
+        if not lines:
+            return []
+        given, n = self.recipe.inputs(lines), len(lines)
         rows = 1 << (n - 1).bit_length()  # few shapes are few compilations
         given = {name: np.concatenate([a, np.repeat(a[:1], rows - n, 0)]) for name, a in given.items()}
         p = train.predictions(self.predict, self.params, given)[:n]
-        for row in np.stack([1 - p, p], 1) if p.ndim == 1 else p:
-            print(self._told(row))
+        return [self._told(row) for row in (np.stack([1 - p, p], 1) if p.ndim == 1 else p)]
 
     def _told(self, row: np.ndarray) -> str:
         order, classes = np.argsort(-row, kind="stable"), self.recipe.classes
@@ -102,6 +107,8 @@ class _Answers:
 def _as_they_come() -> Iterator[list[str]]:
     """Lines of standard input: those that are there, without waiting for more."""
     rest = b""
+    if sys.stdin is None:
+        raise ValueError("standard input is closed; lines are expected there")
     read: Any = sys.stdin.buffer
     while content := read.read1(1 << 16):
         *lines, rest = (rest + content).split(b"\n")

@@ -13,11 +13,23 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from jaxnets.cli import _devices, _joining, _nets, _pictures, _recipes, _sources, _training, fail
-from jaxnets.cli._guard import INTERRUPTED, stopping
+from jaxnets.cli import (
+    INTERRUPTED,
+    _devices,
+    _joining,
+    _nets,
+    _pictures,
+    _recipes,
+    _sources,
+    _training,
+    end_if_heard,
+    fail,
+)
+from jaxnets.cli._guard import stopping
 from jaxnets.cli._parsing import parse, said
 from jaxnets.cli._watching import watching
 from jaxnets.train import _processes as between
+from jaxnets.train._checkpoint import InUse
 
 ABOUT = """\
 Train a net: rnn (recurrent), textconv (text convolution), gated (two inputs, multiplied) or dense.
@@ -122,6 +134,7 @@ def _train(options: Options) -> int:
         if several:
             numbers = f"{options.processes} {options.devices}"
             between.check_alike({"the data": config.digest, "the options": config.command + numbers})
+        end_if_heard()
         theirs = bool(options.out) and Path(options.out).is_dir()
         folder = _training.new_folder(config, options.out) if between.writes(mesh) else Path()
         if several:
@@ -163,11 +176,11 @@ def run(config: _training.Config, found: Any, folder: Path, as_json: bool, mesh:
             with watching(as_json) as watch:
                 ended = _training.fit(config, found, folder, watch, stop, mesh)
         except BaseException as error:
-            if any(folder.glob("step-*.safetensors")) or not new:
+            if any(folder.glob("step-*.safetensors")) or not new or isinstance(error, InUse):
                 if isinstance(error, KeyboardInterrupt):
                     fail(f"interrupted. {_joining.to_go_on(folder)}")
                     if not between.several(mesh):
-                        return INTERRUPTED
+                        return _interrupted(folder, as_json)
                 if isinstance(error, between.Lost):
                     raise between.Lost(f"{error} To go on: jaxnets resume {folder}") from error
             else:
@@ -176,10 +189,8 @@ def run(config: _training.Config, found: Any, folder: Path, as_json: bool, mesh:
                     folder.rmdir()
             raise
     if ended.interrupted:
-        if as_json:
-            print(json.dumps({"ok": False, "interrupted": True, "out": str(folder)}), flush=True)
         fail(f"interrupted, and saved. To go on: jaxnets resume {folder}")
-        return INTERRUPTED
+        return _interrupted(folder, as_json)
     draw(config, ended, folder)
     summary = _training.summary(ended, config)
     if as_json:
@@ -191,6 +202,12 @@ def run(config: _training.Config, found: Any, folder: Path, as_json: bool, mesh:
     print(f"{config.name}: {scores} on the part held out, {when}; {seconds:.0f} s")
     print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0
+
+
+def _interrupted(folder: Path, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"ok": False, "interrupted": True, "out": str(folder)}), flush=True)
+    return INTERRUPTED
 
 
 def _help(config: _training.Config, found: Any, folder: Path, mesh: Any) -> int:

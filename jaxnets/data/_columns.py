@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnets.data._files import is_number
+
 
 class Columns(NamedTuple):
     """A group of columns, and how each becomes numbers."""
@@ -52,7 +54,7 @@ class Columns(NamedTuple):
             column = _column(table, name)
             if name in self.scales:
                 if column.dtype.kind != "f":
-                    example = next((cell for cell in column if not _is_number(cell)), column[0])
+                    example = next((cell for cell in column if cell and not is_number(cell)), column[0])
                     raise ValueError(f"Columns: column {name!r} must be numbers; got {str(example)!r}")
                 mean, spread = self.scales[name]
                 scaled = (column - mean) / spread
@@ -82,11 +84,3 @@ def _column(table: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     if np.isinf(column).any():
         raise ValueError(f"Columns: column {name!r} must be finite, or missing (NaN); got infinity")
     return column
-
-
-def _is_number(cell: Any) -> bool:
-    try:
-        float(cell or "nan")
-    except ValueError:
-        return False
-    return True

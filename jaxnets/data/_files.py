@@ -19,6 +19,9 @@ from jaxnets.data._text import Texts
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _WIDE = 2**26  # bytes
+# What a first line of label<TAB>text calls its two columns, where it is a header.
+_LABELS = {"label", "labels", "class", "category", "target", "sentiment", "y"}
+_TEXTS = {"text", "texts", "message", "sentence", "content", "comment", "review", "x"}
 MISSING = ("", "?", "NA", "N/A", "NaN", "nan")
 
 
@@ -53,13 +56,15 @@ def read_polarity(*paths: str | Path) -> Texts:
 
 
 def read_tsv(path: str | Path) -> Texts:
-    """`label<TAB>text` a line."""
+    """`label<TAB>text` a line; a first line that says just this, in these or like words, is a header."""
     rows = []
     for number, line in _lines(path):
         label, tab, text = line.partition("\t")
         if not tab:
             _fail(path, "label<TAB>text", f"{line[:40]!r} without a tab", number)
         rows.append((label.strip(), text))
+    if rows and rows[0][0].lower() in _LABELS and rows[0][1].strip().lower() in _TEXTS:
+        del rows[0]
     return _labelled(path, rows)
 
 
@@ -108,7 +113,7 @@ def read_csv(
             4 * len(cells) * max(map(len, cells), default=0) > _WIDE
         )  # of NumPy's strings each takes the longest's room
         columns[name] = np.array(cells, dtype=object if wide else str)
-        if name not in text and all(_NUMBER.fullmatch(cell) for cell in cells if cell):
+        if name not in text and all(is_number(cell) for cell in cells if cell):
             columns[name] = np.array([float(cell) if cell else np.nan for cell in cells])
     return columns
 
@@ -155,6 +160,11 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
 
 
 # Inside.
+
+
+def is_number(cell: str) -> bool:
+    """As it is written in a table: no `1_000`, and no word that Python takes for one."""
+    return _NUMBER.fullmatch(cell) is not None
 
 
 def _content(path: str | Path) -> bytes:

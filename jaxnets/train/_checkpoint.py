@@ -4,11 +4,13 @@ A file is written beside its place, flushed to the disk, and renamed; a digest o
 is read. The last `KEPT` stay, so that a damaged one has another before it. Nothing that is read can run code.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.train._keys import is_key
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 KEPT = 2
 FORMAT = "jaxnets 1"
@@ -101,6 +108,30 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(descriptor)  # the name, too, is on the disk
         finally:
             os.close(descriptor)
+
+
+class InUse(ValueError):  # noqa: N818
+    """Another run is at work in the folder."""
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Within it no other run gets the folder, be it of another process; one that is killed leaves no trace of it. On
+    file systems that know no such locks it is as without."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InUse(f"fit: out ({folder}) is in use by a run that goes on; wait for it, or stop it") from error
+        except OSError:
+            pass  # it knows none
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -49,11 +49,11 @@ class Loop:
 
     def go(self) -> Fitted:
         """To the last epoch, or until it shall stop."""
-        self.run.begin()
-        while self.run.epoch < self.epochs and not self.run.has_stalled(self.judge.patience):
-            if self._stops_in_epoch():
-                break
-        return self.run.fitted()
+        run = self.run
+        with run.begun():
+            while run.epoch < self.epochs and not run.has_stalled(self.judge.patience) and not self._stops_in_epoch():
+                pass
+        return run.fitted()
 
     def _stops_in_epoch(self) -> bool:
         """Go through an epoch; whether who watches has had enough, in its course or at its end."""

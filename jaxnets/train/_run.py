@@ -1,7 +1,9 @@
 """Where a run stands: what changes in its course, its checkpoints, and what comes of it."""
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -11,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxnets.train import _processes
-from jaxnets.train._checkpoint import as_in, newest, save
+from jaxnets.train._checkpoint import as_in, claimed, newest, save
 from jaxnets.train._mesh import replicated
 from jaxnets.train._steps import TrainState, copied
 
@@ -22,7 +24,7 @@ _TOLD = ("seed", "batch", "examples", "validation", "rows", "monitor")  # settin
 class Fitted(NamedTuple):
     """What comes of a run."""
 
-    params: Any  # of the best epoch where a validation set was watched, else of the last step
+    params: Any  # of the best epoch where a validation set was watched, else, or before one was done, of the last step
     state: TrainState  # after the last step
     history: list[dict[str, float]]  # an entry an epoch
 
@@ -51,17 +53,25 @@ class Run:
         self.saved_at, self.last_file = time.monotonic(), None
         self.mesh, self.writes = mesh, _processes.writes(mesh)
 
-    def begin(self) -> None:
-        """Go on from the folder's checkpoint, if there is one; put all where the steps want it."""
-        _processes.together(self.mesh, self._find)
+    @contextlib.contextmanager
+    def begun(self) -> Iterator[None]:
+        """Go on from the folder's checkpoint, if there is one, and put all where the steps want it; within it the
+        folder is this run's alone."""
+        with contextlib.ExitStack() as until_the_end:
+            _processes.together(self.mesh, lambda: self._find(until_the_end))
+            self._place()
+            yield
+
+    def _place(self) -> None:
         if _processes.several(self.mesh):
             self._take_over(*_processes.as_first(self._arrays(), self._record()))
         if self.mesh is not None:
             self.state, self.best = replicated((self.state, self.best), self.mesh)
 
-    def _find(self) -> None:
+    def _find(self, until_the_end: contextlib.ExitStack) -> None:
         if self.out is not None and self.writes:
             Path(self.out).mkdir(parents=True, exist_ok=True)
+            until_the_end.enter_context(claimed(Path(self.out)))
             if found := newest(self.out):
                 self._go_on_from(*found)
 
@@ -115,7 +125,8 @@ class Run:
 
     def fitted(self) -> Fitted:
         state, best = _processes.of_this_process((self.state, self.best))
-        return Fitted(state.params if best is None else best, state, self.history)
+        judged = best is not None and self.best_epoch  # before the first epoch is done there is no best one
+        return Fitted(best if judged else state.params, state, self.history)
 
     def save_if_due(self) -> None:
         if time.monotonic() - self.saved_at > SAVE_EVERY:
