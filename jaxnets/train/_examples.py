@@ -55,6 +55,14 @@ def size(bucket: Mapping[str, Any]) -> int:
     return len(next(iter(bucket.values())))
 
 
+def abstract(data: Mapping[str, Any], examples: int) -> dict[str, Any]:
+    """The shapes and dtypes of a batch, as JAX has them."""
+    return {
+        name: jax.ShapeDtypeStruct((examples, *np.shape(a)[1:]), jax.dtypes.canonicalize_dtype(a.dtype))
+        for name, a in data.items()
+    }
+
+
 def scored_of(batch: dict[str, Any], examples: int) -> jax.Array:
     """How much of the mean these examples are: their number, or that of their valid steps, or the sum of weights."""
     y, weights, lengths = batch.get("y"), batch.get("weights"), batch.get("lengths")

@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from jaxnets.train._examples import abstract
 
 
 class Keys(Enum):
@@ -28,8 +29,7 @@ def keys_of(loss: Callable[..., Any], params: Any, data: Mapping[str, Any]) -> K
     """Told by trying: `jax.random` refuses an array of keys where one is expected."""
     if "key" not in inspect.signature(loss).parameters:
         return Keys.NONE
-    few: dict[str, Any] = {name: jax.ShapeDtypeStruct((3, *np.shape(a)[1:]), a.dtype) for name, a in data.items()}
-    few["key"] = jax.random.split(jax.random.key(0), 3)
+    few = abstract(data, 3) | {"key": jax.random.split(jax.random.key(0), 3)}
     try:
         jax.eval_shape(lambda params, few: loss(params, **few), params, few)
     except (TypeError, ValueError):

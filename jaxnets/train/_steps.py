@@ -13,6 +13,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from jaxnets.train import _mesh
+from jaxnets.train._examples import abstract
 from jaxnets.train._keys import Keys
 
 
@@ -58,7 +59,7 @@ def program_of(
         with jax.numpy_dtype_promotion("standard"):
             return value, optax.with_extra_args_support(optimizer).update(grads, kept, params, value=value)
 
-    examples = {name: jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) for name, a in data.items()}
+    examples = abstract(data, batch)
     with jax.default_matmul_precision("default"):  # how products are rounded is no other loss
         text = jax.jit(step).trace(state.params, state.optimizer, examples, state.key).lower().as_text()
     if "callback" in text:
