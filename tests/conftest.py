@@ -51,7 +51,8 @@ SLOW = {
     "test_check_causes.py::test_a_mutant_of_each_kind*[[][s-z]*": "mutants of further kinds; quick tests have "
     "half of the kinds",
     "test_check_causes.py::test_no_right_function*[[]?5]": "further right functions; quick tests have every tenth",
-    "test_readme.py::test_example[[]as it stands]": "its example on all of its steps and epochs",
+    "test_guides.py::*-as it stands]": "their examples on all of their steps and epochs",
+    "test_guides.py::test_messages_from_the_shell": "a minute of training",
     "test_train.py::test_killed_from_outside_at_fifty_moments": "fifty runs, killed by a signal; a quick test ends one "
     "at each of its operations on files",
     "test_cli_train.py::test_killed_without_a_word": "a run in a process of its own, killed and gone on with; a quick "

@@ -22,7 +22,8 @@ import pytest
 import programs
 from helpers import assert_same
 from jaxnets import data, train
-from jaxnets.cli import _joining, _nets, _pictures, _recipes, _sources, _training, agreement, demo, main
+from jaxnets.check import worksheets
+from jaxnets.cli import COMMANDS, _joining, _nets, _pictures, _recipes, _sources, _training, agreement, demo, main
 from jaxnets.cli import train as train_command
 from jaxnets.cli._guard import Stop
 from jaxnets.train import _checkpoint
@@ -773,14 +774,19 @@ def less(monkeypatch):
     """Of everything."""
     monkeypatch.setattr(demo, "EPOCHS", dict.fromkeys(_nets.NETS, 2))
     monkeypatch.setattr(_nets, "NETS", {"gated": _nets.NETS["gated"]})
+    cases = [case for case in worksheets.cases() if case.tag in ("P1", demo.SHOWN)]
+    monkeypatch.setattr(worksheets, "cases", lambda: cases)
 
 
 def check_demo(run):
-    code, out, _ = run("demo", "--out", "first")
+    code, out, err = run("demo", "--out", "first")
     assert code == 0
     assert "all right" in out
+    assert "x7 against recurrent: WRONG, first in W" in out
+    assert err == ""  # in a pipe nothing stands between the tables
     page = Path("first/report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 3
+    assert "x7 against recurrent: WRONG, first in W" in page
     assert "http" not in page
     assert "7, all agree" in page
     assert "gated on cancer" in out
@@ -829,3 +835,29 @@ def test_help(run, command):
     assert f"jaxnets {command}" in out
     assert "Exit code: 0" in out
     assert command in run("--help")[1]
+
+
+def test_alone_it_says_what_one_can_do(run):
+    """In a few lines; with a run that is here, the one that was begun last."""
+    code, out, _ = run()
+    assert code == 0
+    assert "is my gradient right?" in out
+    assert len(out.splitlines()) <= 10
+    for number in (1, 2):
+        folder = Path("runs", f"a run-{number}")
+        folder.mkdir(parents=True)
+        (folder / "step-1.safetensors").touch()
+        (folder / "config.json").touch()
+        os.utime(folder / "config.json", (number, number))
+    Path("runs/nothing yet").mkdir()
+    assert "jaxnets eval 'runs/a run-2'" in run()[1]
+    assert (
+        run("trian")[2] == f"jaxnets: no such command: 'trian'; did you mean 'train'? There are {', '.join(COMMANDS)}\n"
+    )
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(run, shell):
+    code, out, err = run("completion", shell)
+    assert (code, err) == (0, "")
+    assert all(word in out for word in ("--held-out", "--derivation", "predict"))

@@ -1,6 +1,4 @@
-"""The operations inside modules of Flax and Equinox: the README's layers, against those that they replace."""
-
-import re
+"""The operations inside modules of Flax and Equinox: the guide's layers, against those that they replace."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers import assert_close, tolerance
-from test_readme import ROOT
+from test_guides import blocks
 
 nnx = pytest.importorskip("flax.nnx", reason="Flax is in the extra `bench`")
 eqx = pytest.importorskip("equinox", reason="Equinox is in the extra `bench`")
@@ -17,8 +15,8 @@ F32 = jnp.float32
 
 @pytest.fixture
 def layers():
-    code = re.search(r"```python\n(from flax import nnx\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
-    names = {"jax": jax, "jnp": jnp}
+    code = next(code for code, _ in blocks("jaxnets/README.md", "python") if "nnx.Module" in code)
+    names = {}
     exec(code, names)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
         yield names

@@ -1,23 +1,36 @@
 """The shell command `jaxnets`."""
 
 import contextlib
+import difflib
 import importlib
 import os
+import shlex
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 COMMANDS = {
-    "check": "is a derivative written by hand right; if not, which line is wrong, and why",
-    "train": "train a net, on data of yours or on what is built in",
-    "resume": "go on with a run that was interrupted",
-    "eval": "loss and accuracy of a trained net on other data",
+    "check": "is my gradient right; if not, which line is wrong, and why",
+    "demo": "see everything: derivations checked, nets trained, one page with the results",
+    "train": "train a net on your data, or on a built-in task",
+    "resume": "continue an interrupted run",
+    "eval": "loss and accuracy of a trained net",
     "predict": "lines in, probabilities out",
-    "export": "a trained net as one file that JAX alone can run",
-    "demo": "see it all: gradients checked, nets trained by them and by autodiff, a page that shows it",
+    "export": "a trained net as one file that runs without jaxnets",
+    "completion": "let your shell complete commands and options",
 }
+START = """\
+jaxnets checks derivatives written by hand, and trains nets by them.
+
+    jaxnets check homework.py:loss --by-hand grads      is my gradient right? which line is wrong?
+    jaxnets check model.py:loss --rules                 is every custom_vjp rule right?
+    jaxnets demo                                        see everything, in about two minutes
+    jaxnets train textconv --data tsv:messages.tsv      train a net on label<TAB>text lines
+{run}
+`jaxnets --help` lists all commands."""
 INTERRUPTED = 130
 _NEEDED = {"tyro", "rich", "safetensors", "sklearn", "matplotlib", "flatbuffers"}
 _heard: list[int] = []  # Ctrl-C, in this command
@@ -30,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _on_ctrl_c(_note):
             if not _streams_are_open():
                 return fail("standard output is closed; send it to a file, or to /dev/null")
-            code = _run([*(sys.argv[1:] if argv is None else argv)] or ["--help"])
+            code = _run([*(sys.argv[1:] if argv is None else argv)])
             sys.stdout.flush()
             return code
     except BrokenPipeError:
@@ -44,13 +57,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    if not argv:
+        print(START.format(run=_newest_run()), flush=True)
+        return 0
     name, *rest = argv
     if name in ("-h", "--help"):
-        commands = "".join(f"  {c:<9}{what}\n" for c, what in COMMANDS.items())
+        commands = "".join(f"  {c:<12}{what}\n" for c, what in COMMANDS.items())
         print(f"usage: jaxnets COMMAND …\n\n{commands}\n`jaxnets COMMAND --help` tells more.", flush=True)
         return 0
     if name not in COMMANDS:
-        return fail(f"no such command: {name!r}; there is {', '.join(COMMANDS)}")
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return fail(f"no such command: {name!r}; {hint}There are {', '.join(COMMANDS)}")
     try:
         command = importlib.import_module(f"jaxnets.cli.{name}")
         end_if_heard()
@@ -61,7 +79,19 @@ def _run(argv: list[str]) -> int:
             raise
         return fail(f"the shell command needs {error.name}: pip install 'jaxnets[cli]'")
     except SystemExit as stop:  # `--help`, or arguments that could not be read
-        return stop.code if isinstance(stop.code, int) else 2
+        return 0 if stop.code is None else stop.code if isinstance(stop.code, int) else 2
+
+
+def _newest_run() -> str:
+    """What can be done with the run that was begun here last."""
+    configs = [*Path().glob("*/config.json"), *Path("runs").glob("**/config.json")]
+    runs = [path.parent for path in configs if any(path.parent.glob("step-*.safetensors"))]
+    if not runs:
+        return ""
+    run = max(runs, key=lambda folder: (folder / "config.json").stat().st_mtime)
+    name = shlex.quote(str(run))
+    lines = {f"eval {name}": "how good is the net that was trained here last?", f"predict {name} < lines": "ask it"}
+    return "".join(f"    jaxnets {command:<44}{what}\n" for command, what in lines.items())
 
 
 @contextlib.contextmanager

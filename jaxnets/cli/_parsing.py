@@ -13,6 +13,7 @@ import tyro
 from jaxnets.cli import fail
 
 T = TypeVar("T")
+FLAGS = (tyro.conf.FlagCreatePairsOff,)
 
 
 def said(metavar: str) -> Any:
@@ -25,9 +26,7 @@ def parse(options: type[T], command: str, about: str, argv: Sequence[str]) -> T:
     prog, told = f"jaxnets {command}", io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            return tyro.cli(
-                options, prog=prog, description=about, args=list(argv), config=(tyro.conf.FlagCreatePairsOff,)
-            )
+            return tyro.cli(options, prog=prog, description=about, args=list(argv), config=FLAGS)
     except SystemExit as stop:
         if stop.code in (0, None):
             sys.stderr.write(told.getvalue())

@@ -44,7 +44,7 @@ Exit code: 0 right, 1 something wrong, 2 it could not be run or decided."""
 
 @dataclass
 class Options:
-    """What can be said on the command line."""
+    """Command-line options."""
 
     target: Annotated[tyro.conf.Positional[tuple[str, ...]], said("FILE.py:FUNCTION | NET …")] = ()
     """A function that returns one number; or the names of nets."""

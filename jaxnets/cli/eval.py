@@ -28,7 +28,7 @@ MOST = 12  # classes whose table is shown
 
 @dataclass
 class Options:
-    """What can be said on the command line."""
+    """Command-line options."""
 
     dir: Annotated[tyro.conf.Positional[str], said("DIR")]
     """The folder of a run."""

@@ -33,7 +33,7 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 @dataclass
 class Options:
-    """What can be said on the command line."""
+    """Command-line options."""
 
     dir: Annotated[tyro.conf.Positional[str], said("DIR")]
     """The folder of a run."""
@@ -71,7 +71,7 @@ def _export(options: Options) -> int:
         print(json.dumps({"ok": True, "out": str(out), **{k: told[k] for k in ("inputs", "output", "classes")}}))
         return 0
     shapes = ", ".join(f"{name} {a.dtype}[{', '.join(map(str, a.shape))}]" for name, a in inputs.items())
-    print(f"{out}: {config.name}, of {shapes}; {out}.json tells the classes and how data become numbers")
+    print(f"{out}: {config.name}, of {shapes}; {out}.json describes the classes and the preprocessing")
     return 0
 
 

@@ -33,7 +33,7 @@ SHOWN = 10  # classes of a line; --json has all
 
 @dataclass
 class Options:
-    """What can be said on the command line."""
+    """Command-line options."""
 
     dir: Annotated[tyro.conf.Positional[str], said("DIR")]
     """The folder of a run."""

@@ -25,7 +25,7 @@ Exit code: 0 trained, 2 it could not be, 130 interrupted again."""
 
 @dataclass
 class Options:
-    """What can be said on the command line."""
+    """Command-line options."""
 
     dir: Annotated[tyro.conf.Positional[str], said("DIR")]
     """The folder of a run."""

@@ -58,7 +58,7 @@ Exit code: 0 trained, 2 it could not be, 130 interrupted."""
 
 @dataclass
 class Options:
-    """What can be said on the command line; left out: what suits the net."""
+    """Command-line options."""
 
     net: Annotated[tyro.conf.Positional[str], said("NET")]
     """rnn, textconv, gated or dense."""
