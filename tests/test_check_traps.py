@@ -160,7 +160,7 @@ def test_leaves_go_by_name():
     [
         ("{f} --by-hand grads --allow a", "--allow goes with --rules"),
         ("{f} --derivation grads --argnums 0", "--argnums goes with --by-hand"),
-        ("rnn --worksheets", "--worksheets stands alone"),
+        ("rnn --worksheets", "--worksheets takes no other arguments"),
     ],
 )
 def test_options_that_do_not_go_together(options, told, tmp_path, capsys):

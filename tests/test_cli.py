@@ -342,8 +342,8 @@ def test_bad_files(run, homework, text, told):
         (["--by-hand", "a.py:f"], "--by-hand needs a function"),
         (["nowhere.py:f", "--rules"], "no such file"),
         (["rnn", "a.py:f", "--rules"], "one function at a time"),
-        (["rnn", "--picture", "a.png"], "--picture goes with"),
-        (["--worksheets", "--picture", "a.png"], "--picture goes with"),
+        (["rnn", "--picture", "a.png"], "--picture needs"),
+        (["--worksheets", "--picture", "a.png"], "--picture needs"),
     ],
 )
 def test_bad_targets(capsys, arguments, told):

@@ -254,7 +254,7 @@ def test_docs():
 
 def test_docs_without_docstrings(monkeypatch):
     monkeypatch.setattr(sys, "flags", SimpleNamespace(optimize=2))
-    with pytest.raises(ValueError, match="docs: the task is made of docstrings, which Python leaves out"):
+    with pytest.raises(ValueError, match="docs: this task is made of docstrings, which Python drops"):
         data.docs()
 
 

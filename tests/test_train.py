@@ -624,7 +624,7 @@ def test_a_turned_array_is_kept_as_it_is(tmp_path):
 
 def test_a_folder_that_is_taken_away_is_not_made_anew(tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(FileNotFoundError, match="run was taken away while the run went on"):
+    with pytest.raises(FileNotFoundError, match="run was deleted during the run"):
         fit(out=out, watch=lambda progress: shutil.rmtree(out))
     assert not out.exists()
 
@@ -635,7 +635,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
 
     def another(progress):
         with pytest.raises(
-            ValueError, match=r"fit: out \(.*\) is in use by a run that goes on; wait for it, or stop it"
+            ValueError, match=r"fit: out \(.*\) is in use by another run; wait until it ends, or stop it"
         ):
             fit(out=tmp_path)
         refused.append(progress)
@@ -697,7 +697,7 @@ BAD = {
     "seed": ({"seed": 1.5}, TypeError, "fit: seed must be an integer"),
     "at_once": ({"pieces": train.Pieces(at_once=0)}, ValueError, "fit: at_once must be at least 1; got 0"),
     "budget": ({"pieces": train.Pieces(budget=0.5)}, TypeError, "fit: budget must be an integer"),
-    "pieces": ({"pieces": 3}, TypeError, r"fit: pieces must be of train, as train.Pieces.* is; got int"),
+    "pieces": ({"pieces": 3}, TypeError, r"fit: pieces must be a train.Pieces, as .* is; got int"),
     "optimizer": ({"optimizer": 0.1}, TypeError, "fit: optimizer must be one of optax, as .*; got float"),
     "no targets": ({"data": (X,)}, TypeError, "fit: data must be data for all that the loss needs \\(x, y\\); got none for 'y'"),
     "what it does not take": ({"data": {"x": X, "y": Y, "z": Y}}, TypeError, "fit: data must be a dict of arguments .*; got 'z' too"),
@@ -711,14 +711,14 @@ BAD = {
     "rows of floats": ({"rows": {"W": "x"}}, ValueError, "fit: rows must be a dict to arguments of whole numbers"),
     "accuracy": ({"validation": train.Validation(SOME, monitor="accuracy")}, ValueError, "fit: predict must be given where monitor is 'accuracy'"),
     "one class": ({"validation": train.Validation(SOME, dense.predict, "auc")}, ValueError, "fit: monitor must be one of the scores"),
-    "bad validation": ({"validation": (X, np.where(np.arange(50) == 31, 7, Y))}, ValueError, "fit: example 31 of validation, looked at alone: dense.loss: y must be within 0 … 1 .*; got 7"),
+    "bad validation": ({"validation": (X, np.where(np.arange(50) == 31, 7, Y))}, ValueError, "fit: example 31 of validation, on its own: dense.loss: y must be within 0 … 1 .*; got 7"),
     "what predict needs": ({"validation": train.Validation(SOME, lambda p, x, extra: x)}, TypeError, "fit: validation must be data for all that predict needs .x, extra.; got none for 'extra'"),
     "what predict needs of others": ({"data": {"x": X, "y": Y}, "validation": train.Validation(SOME, lambda p, h: h)}, TypeError, r"fit: validation must be data for all that predict needs .h.; got none for 'h'"),
     "a name that is taken": ({"validation": train.Validation(SOME, also={"validation": SOME})}, ValueError, "fit: also must be names other than that of the validation set; got 'validation'"),
-    "lbfgs": ({"optimizer": optax.lbfgs()}, TypeError, "fit: optimizer must be one that asks for no more than gradients, parameters and the loss; got one that asks otherwise"),
+    "lbfgs": ({"optimizer": optax.lbfgs()}, TypeError, "fit: optimizer must be one that asks for no more than gradients, parameters and the loss; got one that needs more"),
     "words": ({"data": (np.array(["a", "b"]), Y[:2])}, TypeError, r"fit: data\['x'\] must be an array of numbers; got an array of str"),
     "objects": ({"data": (X[:2], np.array([None, {}]))}, TypeError, r"fit: data\['y'\] must be an array of numbers; got an array of object"),
-    "a bad label": ({"data": (X, np.where(np.arange(50) == 44, 2, Y)), "epochs": 9}, ValueError, "fit: example 44 of data, looked at alone: dense.loss: y must be within 0 … 1 .*; got 2"),
+    "a bad label": ({"data": (X, np.where(np.arange(50) == 44, 2, Y)), "epochs": 9}, ValueError, "fit: example 44 of data, on its own: dense.loss: y must be within 0 … 1 .*; got 2"),
 }  # fmt: skip
 
 

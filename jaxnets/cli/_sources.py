@@ -118,7 +118,7 @@ def with_columns(source: Source, found: Any, net: str) -> Source:
         x, eta = x or rest, eta or rest
     for name in (*x, *eta):
         if name == y or (*x, *eta).count(name) > 1:
-            raise ValueError(f"column {name!r} must have one place among --x, --eta and --y; it has more")
+            raise ValueError(f"column {name!r} must appear once among --x, --eta and --y")
     if not x or (net == "gated" and not eta):
         raise ValueError(f"--{'eta' if x else 'x'} must have at least one column; there are {', '.join(found)}")
     return source._replace(x=x, eta=eta, y=y)

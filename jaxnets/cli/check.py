@@ -95,7 +95,7 @@ def _run(options: Options) -> int:
     ways = [f"--{w}" for w, v in _ways(options).items() if v]
     if options.worksheets:
         if options.target or ways:
-            raise ValueError(f"--worksheets stands alone; got {(*options.target, *ways)[0]} too")
+            raise ValueError(f"--worksheets takes no other arguments; got {(*options.target, *ways)[0]}")
         return _worksheets(options)
     if not mine:
         unknown = [t for t in options.target if t not in NETS]
@@ -203,7 +203,7 @@ def _kept(items: Iterable[Any], rows: list[Any]) -> Iterator[Any]:
 def _print(options: Options, lines: Iterable[str]) -> None:
     """Each line when it is known; with --json they are only worked out."""
     if options.picture:
-        raise ValueError("--picture goes with a function of yours: FILE.py:function")
+        raise ValueError("--picture needs a function of yours: FILE.py:function")
     for line in lines:
         if not options.json:
             print(line, flush=True)

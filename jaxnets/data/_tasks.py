@@ -36,7 +36,7 @@ def docs(least: int = 5, longest: int = 40) -> Texts:
     between spaces; what gives it away, such as the libraries' names, is taken out; sentences of `least` to `longest`
     words, each once, as many of either, in an order that depends on nothing but the versions."""
     if sys.flags.optimize > 1:
-        raise ValueError("docs: the task is made of docstrings, which Python leaves out as it was started (-OO)")
+        raise ValueError("docs: this task is made of docstrings, which Python drops with -OO")
     found = [_sentences(package, least, longest) for package in ("numpy", "jax")]
     common = found[0] & found[1]
     of_each = [sorted(sentences - common) for sentences in found]

@@ -126,7 +126,7 @@ def claimed(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InUse(f"fit: out ({folder}) is in use by a run that goes on; wait for it, or stop it") from error
+            raise InUse(f"fit: out ({folder}) is in use by another run; wait until it ends, or stop it") from error
         except OSError:
             pass  # it knows none
         yield

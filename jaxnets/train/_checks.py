@@ -38,7 +38,9 @@ def check_loss_on_mesh(call: Call, loss: Callable[..., Any], params: Any, data: 
         call.fail(TypeError, "loss", expected, "one that takes one key for a batch", remedy)
     if not is_mean(loss, params, data | keys.of(jax.random.key(0), len(next(iter(data.values()))))):
         expected = "a mean over examples, over valid steps, or by weights, where there is a mesh"
-        call.fail(ValueError, "loss", expected, "one whose halves of a batch do not make the whole")
+        call.fail(
+            ValueError, "loss", expected, "another kind of loss (the halves of a batch do not add up to the whole)"
+        )
 
 
 def check_optimizer(call: Call, optimizer: optax.GradientTransformation, state: TrainState) -> None:
@@ -48,7 +50,7 @@ def check_optimizer(call: Call, optimizer: optax.GradientTransformation, state: 
             jax.eval_shape(lambda p, kept: update(p, kept, p, value=jnp.zeros(())), state.params, state.optimizer)
         except TypeError as error:
             expected = "one that asks for no more than gradients, parameters and the loss"
-            call.fail(TypeError, "optimizer", expected, f"one that asks otherwise ({error})", cause=error)
+            call.fail(TypeError, "optimizer", expected, f"one that needs more ({error})", cause=error)
 
 
 def check_rows(
@@ -97,4 +99,4 @@ def refuse_bad_data(
     alone = refused(numbers)
     if alone is None:
         raise together
-    raise ValueError(f"fit: example {numbers[0]} of {name}, looked at alone: {alone}") from alone
+    raise ValueError(f"fit: example {numbers[0]} of {name}, on its own: {alone}") from alone

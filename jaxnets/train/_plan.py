@@ -85,7 +85,7 @@ class Piece(NamedTuple):
 def plan_of(call: Call, buckets: list[dict[str, Any]], batch: int, at: Pieces, mesh: Mesh | None) -> Plan:
     """Puts data within the budget on the device, unless several processes have a share each."""
     if not isinstance(at, Pieces):
-        call.fail(TypeError, "pieces", "of train, as train.Pieces(budget=2**30) is", type(at).__name__)
+        call.fail(TypeError, "pieces", "a train.Pieces, as train.Pieces(budget=2**30) is", type(at).__name__)
     budget = call.size("budget", at.budget)
     sizes = [size(bucket) for bucket in buckets]
     batches = [min(batch, n) for n in sizes]

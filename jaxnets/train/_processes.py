@@ -61,7 +61,7 @@ def together(mesh: Mesh | None, act: Callable[[], bool | None]) -> bool:
         raise
     flags = all_of(np.array([came, False]))
     if flags[:, 1].any():
-        raise Lost(f"process {flags[:, 1].argmax()} of this run has failed; what it has to say stands there.")
+        raise Lost(f"process {flags[:, 1].argmax()} of this run has failed; see its own output.")
     return bool(flags[:, 0].any())
 
 

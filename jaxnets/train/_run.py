@@ -136,7 +136,7 @@ class Run:
         if self.out is not None and self.writes:
             self.check_params()
             if not Path(self.out).is_dir():
-                raise FileNotFoundError(f"fit: the folder {self.out} was taken away while the run went on")
+                raise FileNotFoundError(f"fit: the folder {self.out} was deleted during the run")
             self.last_file = save(self.out, self.step, self._arrays(), self._record())
             self.saved_at = time.monotonic()
 
