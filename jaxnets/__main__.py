@@ -1,8 +1,6 @@
 """`python -m jaxnets` is the command `jaxnets`."""
 
-import sys
-
-from jaxnets.cli import main
+from jaxnets.cli import shell
 
 if __name__ == "__main__":
-    sys.exit(main())
+    shell()

@@ -97,10 +97,14 @@ class Call:
         if not numbers.dtype.isnative:
             remedy = 'Convert it with .astype(a.dtype.newbyteorder("=")).'
             self.fail(TypeError, name, "in the byte order of this machine", numbers.dtype, remedy)
-        remedy = 'Or switch 64 bits on with jax.config.update("jax_enable_x64", True).'
-        numbers = self._narrowed(name, numbers, jax.dtypes.canonicalize_dtype(numbers.dtype), remedy)
+        numbers = self.narrowed(name, numbers)
         with jax.ensure_compile_time_eval():
             return jax.device_put(numbers)  # `jnp.asarray` compiles a program for each shape
+
+    def narrowed(self, name: str, numbers: np.ndarray) -> np.ndarray:
+        """As JAX will have them; refused where they do not come through."""
+        remedy = 'Or switch 64 bits on with jax.config.update("jax_enable_x64", True).'
+        return self._narrowed(name, numbers, jax.dtypes.canonicalize_dtype(numbers.dtype), remedy)
 
     def _no_numbers(self, name: str, value: Any, cause: Exception | None = None) -> NoReturn:
         came = _kind(value) + (f" of dtype {value.dtype}" if isinstance(value, np.ndarray) else "")

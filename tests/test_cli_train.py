@@ -324,6 +324,22 @@ def test_stopped_and_resumed_is_as_if_never_stopped(run, files, monkeypatch):
             assert without_time(part) == without_time("whole"), part
 
 
+def test_two_that_begin_in_one_folder_at_the_same_moment(run, files, monkeypatch):
+    """The later one is refused, and what the earlier one has there stays."""
+    new_folder = _training.new_folder
+
+    def another_comes_first(config, out):
+        folder = new_folder(config, out)
+        (folder / "config.json").write_text("the other's")
+        return folder
+
+    monkeypatch.setattr(_training, "new_folder", another_comes_first)
+    code, _, err = run(*TABLE, "--out", "run")
+    assert (code, err) == (2, "jaxnets: --out run: holds a run already; `jaxnets resume run` goes on with it\n")
+    assert [path.name for path in Path("run").iterdir()] == ["config.json"]
+    assert Path("run/config.json").read_text() == "the other's"
+
+
 def test_interrupted_before_an_epoch_is_done(run, files, monkeypatch):
     """What is scored then are the parameters of the last step, and this is said."""
     monkeypatch.setattr(_training, "AT_ONCE", 4)
@@ -609,7 +625,7 @@ BAD = {
         "--y: there is no column 'hwo'; did you mean 'who'?",
     ),
     "columns": (["gated", "--data", "csv:table.csv"], "--x and --eta must say which columns"),
-    "twice": (["gated", "--data", "csv:table.csv", "--x", "age", "--eta", "age"], "'age' must have one place"),
+    "twice": (["gated", "--data", "csv:table.csv", "--x", "age", "--eta", "age"], "'age' must appear once"),
     "columns of what": (["rnn", "--x", "age"], "--x, --eta and --y name columns of csv:FILE"),
     "no second input": (["dense", "--data", "csv:table.csv", "--eta", "age"], "--eta is of the gated net"),
     "no labels": (["dense", "--data", "csv:unlabelled.csv"], "must have a label; 1 have none"),

@@ -50,6 +50,7 @@ def test_texts(tmp_path):
     assert tsv.labels.tolist() == [1, 0]
     assert tsv.classes == ("ham", "spam")
     assert data.read_tsv(put(tmp_path, "Label\tText\nham\tHi\n")).classes == ("ham",)
+    assert data.read_tsv(put(tmp_path, "spam\tHo\rham\tHi\r")).texts == ["Ho", "Hi"]
     assert data.read_tsv(put(tmp_path, "class\tof its own\nham\tHi\n")).classes == ("class", "ham")
     jsonl = data.read_jsonl(put(tmp_path, '{"t": "a", "l": 3}\n{"t": "b", "l": "x"}\n'), text="t", label="l")
     assert jsonl == (["a", "b"], *jsonl[1:])
@@ -134,6 +135,8 @@ BAD = {
     "binary": (lambda d: data.read_tsv(put(d, "a\tb".encode("utf-16"))), ValueError, "must be text; got zero bytes"),
     "one class": (lambda d: data.read_polarity(put(d, "a")), ValueError, "paths must be two files or more"),
     "no lines": (lambda d: data.read_polarity(put(d, "a"), put(d, " \n", "b")), ValueError, "b: must have at least one line"),
+    "an empty label": (lambda d: data.read_tsv(put(d, "ham\tHi\n\tHo")), ValueError, "file, line 2: must be label<TAB>text; got a line without a label"),
+    "half a character": (lambda d: data.read_jsonl(put(d, '{"text": "a", "label": "\\ud800"}')), ValueError, "file, line 1: must be a label of whole characters; got half of a surrogate pair"),
     "no tab": (lambda d: data.read_tsv(put(d, "ham\tHi\n\nspam Win")), ValueError, "file, line 3: must be label<TAB>text; got 'spam Win' without a tab"),
     "no rows": (lambda d: data.read_tsv(put(d, "\n\n")), ValueError, "must have at least one row; it has none"),
     "no JSON": (lambda d: data.read_jsonl(put(d, '{"text": "a", "label": 1}\n{')), ValueError, "line 2: must be an object of JSON; got '{'"),

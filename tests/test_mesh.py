@@ -155,6 +155,12 @@ def test_dropout_belongs_to_example_and_step(rows):
         assert_close(four.params, fit("textconv", 4, rows=rows).params, 1e-3)
 
 
+def test_fewer_examples_than_devices():
+    """All of them are computed by each device, rows of a table too."""
+    one, four = (fit("textconv", devices, batch=3, rows={"E": "x"}) for devices in (0, 4))
+    assert_close(four.params, one.params, 1e-11)
+
+
 def test_a_loss_of_ones_own_that_drops():
     """It takes a key for each example, or is refused on a mesh."""
     _, net, data = NETS["dense"]
@@ -227,7 +233,7 @@ def test_a_loss_that_is_no_mean_is_refused(name):
     """A sum over examples would come out as a mean of sums."""
     loss, net, data = NETS[name]
     options = {"epochs": 1, "batch": 8, "mesh": mesh_of(2)}
-    with pytest.raises(ValueError, match=r"loss must be a mean over examples.* got one whose halves"):
+    with pytest.raises(ValueError, match=r"loss must be a mean over examples.* got another kind of loss"):
         train.fit(partial(loss, reduction="sum"), net, data, optax.sgd(0.1), **options)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxnets import data
-from jaxnets.cli import _recipes, _sources
+from jaxnets.cli import _labels, _recipes, _sources
 from jaxnets.cli._labels import classes_of, numbered, numbers_of_line, whole_labels
 
 RNG = np.random.default_rng(0)
@@ -134,3 +134,44 @@ def test_one_long_cell_does_not_make_all_as_long(tmp_path):
     assert table["note"].nbytes < 2**20
     assert len(table["note"][-1]) == 100_000
     assert _sources.digest(table) == _sources.digest(data.read_csv(tmp_path / "long.csv"))
+
+
+def test_of_a_long_text_the_end_tells_what_comes_next():
+    recipe = _recipes.learn("abcd" * 500, np.arange(2000), "rnn", _sources.Source("characters", ("t.txt",)))
+    long, end = recipe.inputs(["x" + "abcd" * 100]), recipe.inputs(["abcd" * 100])
+    assert long["lengths"].tolist() == [400]
+    assert (long["x"][0, :400] == end["x"][0, :400]).all()
+
+
+def test_files_are_classes_by_their_names(capsys):
+    def texts(*files):
+        return data.Texts(["a", "b"] * 3, np.arange(6) % 2, files)
+
+    def labels(*files):
+        (found,) = recipe.data(texts(*files), ALL, POLARITY)
+        return [int(y) for y in found["y"][np.argsort(found["x"][:, 0], kind="stable")]]
+
+    recipe = _recipes.learn(texts("neg.txt", "pos.txt"), ALL, "textconv", POLARITY)
+    assert labels("neg.txt", "pos.txt") == labels("neg", "pos") == [0, 0, 0, 1, 1, 1]
+    assert labels("pos.txt", "neg.old") == [1, 1, 1, 0, 0, 0]
+    assert capsys.readouterr().err == ""
+    assert labels("first", "second") == [0, 0, 0, 1, 1, 1]
+    assert (
+        capsys.readouterr().err == "jaxnets: classes by the order of the files: first as neg.txt, second as pos.txt\n"
+    )
+    with pytest.raises(
+        ValueError, match=r"must be files that are called as the classes are .*; got pos.txt, later.txt"
+    ):
+        labels("pos.txt", "later.txt")
+
+
+def test_labels_keep_zero_characters():
+    found = data.Texts(["a"] * 6, ALL % 3, ("a", "a\0", "b"))
+    assert classes_of(_labels.labels_of(found), "here") == ("a", "a\0", "b")
+    assert numbered(_labels.labels_of(found), found.classes, "here").tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_lines_of_numbers_are_numbers():
+    for line in ('1,"2"', "1,true", "1,null", "1e999"):
+        with pytest.raises(ValueError, match="expected numbers between commas"):
+            numbers_of_line(line)

@@ -612,7 +612,7 @@ def test_what_would_be_narrowed_is_refused(tmp_path):
         train.save(tmp_path, 1, wide, {})
     with jax.enable_x64(False), pytest.raises(ValueError, match="a is float64, which JAX would narrow here: switch 64"):
         train.load(tmp_path, wide)
-    with pytest.raises(TypeError, match=r"train\.save: a must be of numbers; got <U1"):
+    with pytest.raises(TypeError, match=r"train\.save: a must be of real numbers; got <U1"):
         train.save(tmp_path, 2, {"a": np.array(["x"])}, {})
 
 
@@ -718,6 +718,13 @@ BAD = {
     "lbfgs": ({"optimizer": optax.lbfgs()}, TypeError, "fit: optimizer must be one that asks for no more than gradients, parameters and the loss; got one that needs more"),
     "words": ({"data": (np.array(["a", "b"]), Y[:2])}, TypeError, r"fit: data\['x'\] must be an array of numbers; got an array of str"),
     "objects": ({"data": (X[:2], np.array([None, {}]))}, TypeError, r"fit: data\['y'\] must be an array of numbers; got an array of object"),
+    "a bad label in others": ({"validation": train.Validation(SOME, also={"more": [SOME, (X, np.where(np.arange(50) == 7, 3, Y))]})}, ValueError, r"fit: example 7 of more\[1\], on its own: dense.loss: y must be within 0 … 1"),
+    "also": ({"validation": train.Validation(SOME, also=SOME)}, TypeError, "fit: also must be a dict of data by name, .*; got tuple"),
+    "a mask": ({"data": (np.ma.masked_array(X), Y)}, TypeError, r"fit: data\['x'\] must be an array without a mask"),
+    "more than 32 bits": ({"data": (X, np.where(Y, 2**32, Y.astype(np.int64)))}, ValueError, r"fit: data\['y'\] must be within 32 bits; got 4294967296"),
+    "beyond float32": ({"data": (X.astype(float) * 1e300, Y)}, ValueError, r"fit: data\['x'\] must be within 32 bits"),
+    "another byte order": ({"data": (X.astype(">f4"), Y)}, TypeError, r"fit: data\['x'\] must be in the byte order of this machine"),
+    "weights below 0": ({"data": {"x": X, "y": Y, "weights": X[:, 0]}}, ValueError, r"fit: data\['weights'\] must be at least 0; got negative ones"),
     "a bad label": ({"data": (X, np.where(np.arange(50) == 44, 2, Y)), "epochs": 9}, ValueError, "fit: example 44 of data, on its own: dense.loss: y must be within 0 … 1 .*; got 2"),
 }  # fmt: skip
 
@@ -727,6 +734,40 @@ def test_bad_arguments(name):
     options, kind, message = BAD[name]
     with pytest.raises(kind, match=message):
         fit(**options)
+
+
+@pytest.mark.parametrize(
+    ("params", "came"),
+    [
+        ({"net": NET, "activation": jnp.tanh}, r"got \w+ at \['activation'\]\. Part them from the rest, as equinox"),
+        ({"net": NET, "key": KEY}, r"at \['key'\]"),
+        ({"net": NET, "steps": 3}, r"got int at \['steps'\]"),
+    ],
+)
+def test_parameters_are_floating_arrays(params, came):
+    with pytest.raises(TypeError, match=f"fit: params must be a pytree of floating arrays; .*{came}"):
+        train.fit(lambda p, x, y: dense.loss(p["net"], x, y), params, (X, Y), ADAM, epochs=1)
+
+
+def test_optimizers_for_other_parameters():
+    """One that is to be given a container of its own, and one that fails at once."""
+    with pytest.raises(TypeError, match=r"fit: optimizer must be one that asks for no more .*no attribute 'fast'"):
+        fit(optimizer=optax.lookahead(optax.sgd(0.1), 5, 0.5))
+    with pytest.raises(TypeError, match=r"fit: optimizer must be one that can begin from params; got one that fails"):
+        fit(optimizer=optax.GradientTransformation(lambda p: p["a"], optax.sgd(0.1).update))
+
+
+def test_what_cannot_be_saved_is_named(tmp_path):
+    for step, kind in ((-1, ValueError), (1.5, TypeError)):
+        with pytest.raises(kind, match=r"train\.save: step must be"):
+            train.save(tmp_path, step, {}, {})
+    with pytest.raises(TypeError, match=r"train\.save: record must be what JSON can hold .*float32"):
+        train.save(tmp_path, 1, {}, {"loss": np.float32(1)})
+    with pytest.raises(TypeError, match=r"train\.save: a must be of real numbers; got complex64"):
+        train.save(tmp_path, 1, {"a": np.ones(2, np.complex64)}, {})
+    with pytest.raises(TypeError, match=r"train\.save: a must be an array without a mask"):
+        train.save(tmp_path, 1, {"a": np.ma.ones(2)}, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_watch_is_told():

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 COMMANDS = {
     "check": "is my gradient right; if not, which line is wrong, and why",
@@ -36,6 +36,16 @@ _NEEDED = {"tyro", "rich", "safetensors", "sklearn", "matplotlib", "flatbuffers"
 _heard: list[int] = []  # Ctrl-C, in this command
 
 
+def shell() -> NoReturn:
+    """The command of the shell. Interrupted, it ends at once: what JAX has begun would go on while Python shuts down,
+    and can crash it."""
+    code = main()
+    sys.stderr.flush()
+    if code == INTERRUPTED:
+        os._exit(code)
+    sys.exit(code)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `jaxnets COMMAND …`; returns the exit code: 0 right, 1 something wrong, 2 could not be run."""
     try:
@@ -49,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return nobody_reads()
     except KeyboardInterrupt:
+        if "--json" in (sys.argv[1:] if argv is None else argv):
+            print('{"ok": false, "interrupted": true}', flush=True)
         fail("interrupted")
         return INTERRUPTED
     except OSError as error:  # a full disk, say

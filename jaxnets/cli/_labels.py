@@ -23,7 +23,7 @@ def numbered(labels: np.ndarray, classes: tuple[str, ...], where: str) -> np.nda
 
 def labels_of(found: data.Texts) -> np.ndarray:
     """A text's label, by name."""
-    return np.array(found.classes)[found.labels]
+    return np.array(found.classes, dtype=object)[found.labels]  # NumPy's own strings lose zero characters at the end
 
 
 def classes_of(labels: np.ndarray, where: str, of_files: bool = False) -> tuple[str, ...]:
@@ -32,7 +32,7 @@ def classes_of(labels: np.ndarray, where: str, of_files: bool = False) -> tuple[
     if all(name.isascii() and name.isdigit() for name in names):
         names.sort(key=lambda name: (int(name), name))
     if len(names) < 2:
-        raise ValueError(f"{where}: must have two classes or more; got only {names[0]!r}")
+        raise ValueError(f"{where}: must have two classes or more; got {f'only {names[0]!r}' if names else 'none'}")
     if len(names) > 20 and len(names) > labels.size / 10:
         raise ValueError(
             f"{where}: must be classes, each of many examples; got {len(names)} different ones among {labels.size}"
@@ -68,8 +68,11 @@ def numbers_of_line(line: str) -> np.ndarray:
     """Numbers between commas, or a JSON array, nested or not."""
     try:
         told = json.loads(line if line.lstrip().startswith("[") else f"[{line}]")
-        row = np.array(told, np.float64).reshape(-1)
-    except (ValueError, TypeError, RecursionError):
+        row = np.array(told, object).reshape(-1)
+        if not all(type(number) in (int, float) for number in row):
+            raise TypeError("not numbers alone")
+        row = row.astype(np.float64)
+    except (ValueError, TypeError, OverflowError, RecursionError):
         row = np.zeros(0)
     if not row.size or not (np.abs(row) <= np.finfo(np.float32).max).all():
         raise ValueError(f"expected numbers between commas, or a JSON array; got {_cut(line)}")

@@ -14,6 +14,7 @@ class Arrays:
     """Numbers of one shape an example; or whole numbers that each pick a row, of any length."""
 
     form: ClassVar[str] = "arrays"
+    reads_empty: ClassVar[bool] = False
     shapes: dict[str, tuple[int, ...]]  # of x, and of eta where there is one
     divisor: float  # 255 of pixels that are bytes
     picked: int  # how many rows there are to pick, 0 where x are numbers as they are

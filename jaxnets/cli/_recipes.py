@@ -1,11 +1,13 @@
 """How data become numbers: learned from the training part, kept in a run's config, used again for what comes later.
 
 A recipe of each form has the same names: `learn` it; `data(found, examples, …)` as `train.fit` takes them;
-`inputs(lines)` of lines of text, as `predict` takes them; `widths` and `tokens`, which size a net; `classes`.
+`inputs(lines)` of lines of text, as `predict` takes them; whether it `reads_empty` ones; `widths` and `tokens`, which
+size a net; `classes`.
 """
 
-import contextlib
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +29,7 @@ class Words:
     form: ClassVar[str] = "texts"
     tokens: ClassVar[bool] = True
     every_step: ClassVar[bool] = False
+    reads_empty: ClassVar[bool] = True
     unit: str  # "words" or "characters"
     known: tuple[str, ...]
     classes: tuple[str, ...]
@@ -46,9 +49,8 @@ class Words:
         return {"x": len(self.known) + 1}
 
     def data(self, found: data.Texts, part: np.ndarray, source: Any, buckets: int = 1, strict: bool = True) -> Any:
-        other_names = set(found.classes) != set(self.classes)
-        if source.kind == "polarity" and other_names and len(found.classes) == len(self.classes):
-            found = found._replace(classes=self.classes)  # in the same order
+        if source.kind == "polarity":
+            found = found._replace(classes=self._classes_of_files(found.classes, source))
         y = numbered(labels_of(found)[part], self.classes, source.name)
         numbers = self._numbers([found.texts[i] for i in part])
         lengths = sorted(map(len, numbers))
@@ -62,6 +64,19 @@ class Words:
         steps = 1 << (x.shape[1] - 1).bit_length()  # a power of two: few shapes are few compilations
         return {"x": np.pad(x, ((0, 0), (0, steps - x.shape[1]))), "lengths": lengths}
 
+    def _classes_of_files(self, files: tuple[str, ...], source: Any) -> tuple[str, ...]:
+        """By their names, with what follows the dot or without; by their order, which is told, if no name is known."""
+        known = {Path(name).stem: name for name in self.classes} | {name: name for name in self.classes}
+        found = [known.get(file) or known.get(Path(file).stem) for file in files]
+        if None not in found and len(set(found)) == len(files):
+            return tuple(name for name in found if name)
+        if any(found) or len(files) != len(self.classes):
+            expected = f"files that are called as the classes are ({', '.join(self.classes)}), or one for each in order"
+            raise ValueError(f"{source.name}: must be {expected}; got {', '.join(files)}")
+        taken = ", ".join(f"{file} as {name}" for file, name in zip(files, self.classes, strict=True))
+        print(f"jaxnets: classes by the order of the files: {taken}", file=sys.stderr)
+        return self.classes
+
     def _numbers(self, texts: list[str]) -> list[np.ndarray]:
         encode = data.Vocabulary(self.known).encoder()
         return [encode(_units(text, self.unit)) for text in texts]
@@ -74,6 +89,7 @@ class Stream:
     form: ClassVar[str] = "stream"
     tokens: ClassVar[bool] = True
     every_step: ClassVar[bool] = True
+    reads_empty: ClassVar[bool] = True
     known: str
 
     @classmethod
@@ -96,7 +112,8 @@ class Stream:
         return dict(zip(("x", "y"), data.stretches(self._numbers(text), STRETCH), strict=True))
 
     def inputs(self, lines: list[str]) -> dict[str, np.ndarray]:
-        return Words("characters", tuple(self.known), ()).inputs(lines)
+        ends = [line[-LONGEST["characters"] :] for line in lines]  # what comes next depends on them
+        return Words("characters", tuple(self.known), ()).inputs(ends)
 
     def _numbers(self, text: str) -> np.ndarray:
         return data.Vocabulary(tuple(self.known)).numbers(text)
@@ -109,6 +126,7 @@ class Table:
     form: ClassVar[str] = "table"
     tokens: ClassVar[bool] = False
     every_step: ClassVar[bool] = False
+    reads_empty: ClassVar[bool] = False
     groups: dict[str, data.Columns]  # x, and eta where there is one
     header: tuple[str, ...]  # the input columns, in the order of the file
     target: str
@@ -155,11 +173,15 @@ class Table:
 
     def header_of(self, line: str) -> "Table | None":
         """The recipe for lines under this one, if it is a header that names all input columns; others are passed by."""
-        with contextlib.suppress(ValueError):  # it is no header, then
+        try:
             cells = cells_of_line(line)
-            if set(self.header) <= set(cells):
-                return replace(self, header=tuple(cells))
-        return None
+        except ValueError:  # it is no header, then
+            return None
+        if not set(self.header) <= set(cells):
+            return None
+        if len(set(cells)) != len(cells):
+            raise ValueError(f"line 1: expected columns of different names; got {', '.join(cells)}")
+        return replace(self, header=tuple(cells))
 
     def _column(self, name: str, cells: tuple[str, ...]) -> np.ndarray:
         cells = tuple("" if cell in MISSING else cell for cell in cells)

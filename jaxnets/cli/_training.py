@@ -22,6 +22,7 @@ from jaxnets.train._examples import size
 
 FORMAT = "jaxnets run 1"
 CONFIG, METRICS = "config.json", "metrics.jsonl"
+HOLDS_ONE = "--out {0}: holds a run already; `jaxnets resume {0}` goes on with it"
 AT_ONCE = 16  # about so many steps between two visits of Python: how soon Ctrl-C is heard
 
 
@@ -74,7 +75,10 @@ class Config(NamedTuple):
             "digest": self.digest,
             "recipe": _recipes.to_json(self.recipe),
         }
-        _checkpoint.write_whole(folder / CONFIG, (json.dumps(told, indent=1) + "\n").encode())
+        try:
+            _checkpoint.write_whole(folder / CONFIG, (json.dumps(told, indent=1) + "\n").encode(), only_new=True)
+        except FileExistsError as error:
+            raise _checkpoint.InUse(HOLDS_ONE.format(folder)) from error
 
 
 class Ended(NamedTuple):
@@ -231,7 +235,7 @@ def new_folder(config: Config, out: str) -> Path:
     if out:
         folder = Path(out)
         if (folder / CONFIG).exists() or any(folder.glob("step-*.safetensors")):
-            raise ValueError(f"--out {out}: holds a run already; `jaxnets resume {out}` goes on with it")
+            raise ValueError(HOLDS_ONE.format(out))
         folder.mkdir(parents=True, exist_ok=True)
     else:
         folder = numbered(Path("runs"), f"{config.net}-{config.source.short}")

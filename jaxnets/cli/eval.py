@@ -76,7 +76,8 @@ def _data(config: _training.Config, spec: str) -> tuple[str, Any]:
 
 
 def _lines(classes: tuple[str, ...], table: np.ndarray) -> Iterator[str]:
-    names = [name if len(name) <= 14 else name[:13] + "…" for name in classes]
+    shown = [name if name.isprintable() else repr(name) for name in classes]
+    names = [name if len(name) <= 14 else name[:13] + "…" for name in shown]
     width = max(5, *map(len, names)) + 1
     yield "\nis \\ taken for".ljust(17) + "".join(name.rjust(width) for name in names)
     for name, row in zip(names, table, strict=True):

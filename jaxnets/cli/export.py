@@ -53,6 +53,11 @@ def _export(options: Options) -> int:
     out = Path(options.out)
     if not out.parent.is_dir():
         raise FileNotFoundError(f"--out: no such folder: {out.parent}")
+    beside = out.with_name(out.name + ".json")
+    if out.is_dir():
+        raise ValueError(f"--out must be a file; {out} is a folder")
+    if beside.exists() and not _is_of_an_export(beside):
+        raise ValueError(f"--out {out}: {beside} is there and belongs to no export; choose another name")
     config = _training.config_of(options.dir)
     params, inputs = _training.best(options.dir, config), _inputs(config)
     predict = _nets.predict_of(config.net, config.recipe.every_step)
@@ -66,13 +71,21 @@ def _export(options: Options) -> int:
         "recipe": _recipes.to_json(config.recipe),
     }
     write_whole(out, bytes(exported.serialize()))
-    write_whole(out.with_name(out.name + ".json"), json.dumps(told, indent=2).encode())
+    write_whole(beside, json.dumps(told, indent=2).encode())
     if options.json:
         print(json.dumps({"ok": True, "out": str(out), **{k: told[k] for k in ("inputs", "output", "classes")}}))
         return 0
     shapes = ", ".join(f"{name} {a.dtype}[{', '.join(map(str, a.shape))}]" for name, a in inputs.items())
     print(f"{out}: {config.name}, of {shapes}; {out}.json describes the classes and the preprocessing")
     return 0
+
+
+def _is_of_an_export(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(found, dict) and {"inputs", "output", "classes", "recipe"} <= set(found)
 
 
 def _inputs(config: _training.Config) -> dict[str, jax.ShapeDtypeStruct]:

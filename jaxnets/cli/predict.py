@@ -50,10 +50,13 @@ def main(argv: Sequence[str]) -> int:
 def _predict(options: Options) -> int:
     config = _training.config_of(options.dir)
     answer = _Answers(config, _training.best(options.dir, config), options.json)
-    number = 0
+    number, begun = 0, config.recipe.form != "table"
     for lines in _as_they_come():
-        if number == 0 and config.recipe.form == "table" and answer.takes_header(lines[0]):
-            lines, number = lines[1:], 1
+        while not begun and lines:  # a header comes first, if there is one
+            blank = not lines[0].strip(" ,\t")
+            begun = not blank
+            if blank or answer.takes_header(lines[0]):
+                lines, number = lines[1:], number + 1
         answer(lines, number)
         number += len(lines)
         sys.stdout.flush()
@@ -75,7 +78,7 @@ class _Answers:
 
     def __call__(self, lines: list[str], before: int) -> None:
         """Print the answers to these lines; `before` have come before them. An empty line is a text, but no row."""
-        asks = [bool(line.strip()) or self.recipe.form in ("texts", "stream") for line in lines]
+        asks = [self.recipe.reads_empty or bool(line.strip(" ,\t")) for line in lines]
         try:
             answers = iter(self._answers([line for line, asked in zip(lines, asks, strict=True) if asked]))
         except ValueError as error:

@@ -54,6 +54,6 @@ def main(argv: Sequence[str]) -> int:
             content = b"" if several and options.process else _training.content_of(options.dir)
             config = _training.config_of(options.dir, between.from_first(content) if several else content)
             found, mesh = _training.data_of(config), _devices.mesh(options.devices, config.shapes)
-            return train.run(config, found, Path(options.dir), options.json, mesh)
+            return train.run(config, found, Path(options.dir), options.json, mesh, new=False)
 
     return _joining.alone_or_beside("resume", argv, options, resume)

@@ -140,7 +140,7 @@ def _train(options: Options) -> int:
         if several:
             folder = Path(between.from_first(str(folder).encode()).decode())
             _joining.belongs_to(folder)
-        return run(config, found, folder, options.json, mesh, theirs)
+        return run(config, found, folder, options.json, mesh, new=True, theirs=theirs)
 
 
 def plan(options: Options) -> tuple[_training.Config, Any]:
@@ -162,13 +162,14 @@ def plan(options: Options) -> tuple[_training.Config, Any]:
     return _training.Config(net, sizes, settings, source, _sources.digest(found), recipe), found
 
 
-def run(config: _training.Config, found: Any, folder: Path, as_json: bool, mesh: Any, theirs: bool = True) -> int:
-    """Train in a folder, and say what came of it. What is begun there but has learned nothing is taken away again, and
-    the folder where it was not there before, as `theirs`."""
+def run(
+    config: _training.Config, found: Any, folder: Path, as_json: bool, mesh: Any, new: bool, theirs: bool = True
+) -> int:
+    """Train in a folder, and say what came of it. What is begun there `new` but has learned nothing is taken away
+    again, and the folder where it was not there before, as `theirs`."""
     begun = time.perf_counter()
     if not between.writes(mesh):
         return _help(config, found, folder, mesh)
-    new = not (folder / _training.CONFIG).exists()
     with stopping() as stop:
         try:
             if new:

@@ -62,6 +62,8 @@ def read_tsv(path: str | Path) -> Texts:
         label, tab, text = line.partition("\t")
         if not tab:
             _fail(path, "label<TAB>text", f"{line[:40]!r} without a tab", number)
+        if not label.strip():
+            _fail(path, "label<TAB>text", "a line without a label", number)
         rows.append((label.strip(), text))
     if rows and rows[0][0].lower() in _LABELS and rows[0][1].strip().lower() in _TEXTS:
         del rows[0]
@@ -82,6 +84,9 @@ def read_jsonl(path: str | Path, text: str = "text", label: str = "label") -> Te
             _fail(path, f"a string under {text!r}", repr(found[text]), number)
         if not isinstance(found[label], str | int):
             _fail(path, f"a string or a whole number under {label!r}", repr(found[label]), number)
+        for name, said in (("text", found[text]), ("label", str(found[label]))):
+            if said != said.encode("utf-8", "ignore").decode():
+                _fail(path, f"a {name} of whole characters", "half of a surrogate pair", number)
         rows.append((str(found[label]), found[text]))
     return _labelled(path, rows)
 
@@ -150,7 +155,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with np.load(content, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path}: must be an NPZ file of plain arrays; it cannot be read ({error})") from error
     for name, a in arrays.items():
         if not isinstance(a, np.ndarray):
@@ -195,7 +200,9 @@ def _decoded(path: str | Path) -> str:
 
 def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, with their numbers from 1."""
-    for number, line in enumerate(_decoded(path).replace("\r\n", "\n").split("\n"), 1):
+    text = _decoded(path).replace("\r\n", "\n")
+    text = text if "\n" in text else text.replace("\r", "\n")  # as files of old Macs end their lines
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line
 

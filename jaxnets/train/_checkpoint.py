@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnets._shapes import Call
 from jaxnets.train._keys import is_key
 
 try:
@@ -33,18 +34,24 @@ _NAME = re.compile(r"step-(\d+)\.safetensors")
 def save(folder: str | Path, step: int, tree: Any, record: dict[str, Any]) -> Path:
     """Keep the arrays of `tree` and `record` (anything of JSON) as the checkpoint of `step`; those of smaller steps go,
     but for the last. On failure what was there is still there."""
-    folder = Path(folder)
+    folder, step, call = Path(folder), Call("train.save").size("step", step, least=0), Call("train.save")
     folder.mkdir(parents=True, exist_ok=True)
     arrays, dtypes = {}, {}
     for name, a in _leaves(tree):
+        if isinstance(a, np.ma.MaskedArray):
+            call.array(name, a)  # refuses it
         a = np.asarray(jax.random.key_data(a) if is_key(a) else a)
-        if a.dtype.kind in "OSU":
-            raise TypeError(f"train.save: {name} must be of numbers; got {a.dtype}")
+        if a.dtype.kind in "OSUMmc":
+            raise TypeError(f"train.save: {name} must be of real numbers; got {a.dtype}")
         a = a.astype(a.dtype.newbyteorder("="), copy=False)
         dtypes[name] = a.dtype.name
         a = a.view(f"u{a.dtype.itemsize}") if a.dtype.kind == "V" else a  # bfloat16 and the like, by their bits
         arrays[name] = np.asarray(a, order="C")
-    about = {"format": FORMAT, "record": json.dumps(record), "dtypes": json.dumps(dtypes)}
+    try:
+        told = json.dumps(record)
+    except (TypeError, ValueError) as error:
+        call.fail(TypeError, "record", "what JSON can hold (numbers of Python's, strings, lists, dicts)", str(error))
+    about = {"format": FORMAT, "record": told, "dtypes": json.dumps(dtypes)}
     about["digest"] = _digest(arrays, about)
     path = folder / f"step-{step:09d}.safetensors"
     write_whole(path, _safetensors().numpy.save(arrays, about))
@@ -88,15 +95,20 @@ def _step(path: Path) -> int:
     return int(found[1]) if found else -1
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Put a file in its place, whole or not at all, whatever happens in between; what was there stays until then."""
-    part = path.with_name(f".{path.name}.part")
+def write_whole(path: Path, content: bytes, only_new: bool = False) -> None:
+    """Put a file in its place, whole or not at all, whatever happens in between; what was there stays until then. Where
+    it is to be `only_new`, FileExistsError if it is there, be it by another process at the same moment."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part" if only_new else f".{path.name}.part")
     try:
         with part.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        if only_new:
+            os.link(part, path)
+            part.unlink()
+        else:
+            part.replace(path)
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:  # a full disk does not say where

@@ -10,9 +10,9 @@ import optax
 from jax.sharding import Mesh
 
 from jaxnets._shapes import Call
-from jaxnets.train._keys import Keys
+from jaxnets.train._keys import Keys, is_key
 from jaxnets.train._mesh import is_mean
-from jaxnets.train._steps import TrainState, goes_row_by_row, marks_of
+from jaxnets.train._steps import TrainState, goes_row_by_row, marks_of, start
 
 
 def checked_mesh(call: Call, mesh: Mesh | None) -> Mesh | None:
@@ -43,12 +43,29 @@ def check_loss_on_mesh(call: Call, loss: Callable[..., Any], params: Any, data: 
         )
 
 
+def check_params(call: Call, params: Any) -> None:
+    """Modules of other libraries hold more than arrays, which is to be parted from them."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        numbers = isinstance(leaf, jax.Array | np.ndarray | np.generic | float) and not is_key(leaf)
+        if not numbers or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            came = f"{type(leaf).__name__} at {jax.tree_util.keystr(path) or 'the top'}"
+            remedy = "Part them from the rest, as equinox.partition or flax.nnx.split do."
+            call.fail(TypeError, "params", "a pytree of floating arrays", came, remedy)
+
+
+def started(call: Call, params: Any, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    try:
+        return start(params, optimizer, seed)
+    except (AttributeError, TypeError, ValueError) as error:
+        call.fail(TypeError, "optimizer", "one that can begin from params", f"one that fails ({error})", cause=error)
+
+
 def check_optimizer(call: Call, optimizer: optax.GradientTransformation, state: TrainState) -> None:
     update = optax.with_extra_args_support(optimizer).update
     with jax.numpy_dtype_promotion("standard"):
         try:
             jax.eval_shape(lambda p, kept: update(p, kept, p, value=jnp.zeros(())), state.params, state.optimizer)
-        except TypeError as error:
+        except (AttributeError, TypeError, ValueError) as error:
             expected = "one that asks for no more than gradients, parameters and the loss"
             call.fail(TypeError, "optimizer", expected, f"one that needs more ({error})", cause=error)
 

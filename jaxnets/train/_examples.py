@@ -32,10 +32,9 @@ def _named(call: Call, name: str, f: Callable[..., Any], data: Any) -> dict[str,
             remedy = "A list is a list of buckets." if name.endswith("]") else ""
             call.fail(TypeError, name, expected, f"a {type(data).__name__}", remedy)
         data = dict(zip(takes, data, strict=False))
-    found = {k: a if isinstance(a, jax.Array) else np.asarray(a) for k, a in data.items() if a is not None}
-    for k, a in found.items():
-        if a.dtype.kind in "OSUMm":
-            call.fail(TypeError, f"{name}[{k!r}]", "an array of numbers", f"an array of {a.dtype.name}")
+    found = {k: _array(call, f"{name}[{k!r}]", a) for k, a in data.items() if a is not None}
+    if "weights" in found and bool((found["weights"] < 0).any()):
+        call.fail(ValueError, f"{name}['weights']", "at least 0", "negative ones")
     known = {p.name for p in parameters}
     if not any(p.kind == p.VAR_KEYWORD for p in parameters) and (unknown := set(found) - known):
         call.fail(TypeError, name, f"a dict of arguments of the loss ({', '.join(known)})", f"{min(unknown)!r} too")
@@ -48,6 +47,22 @@ def _named(call: Call, name: str, f: Callable[..., Any], data: Any) -> dict[str,
     if len(set(sizes.values())) != 1 or 0 in sizes.values():
         call.fail(ValueError, name, "arrays of one number of examples, at least one", sizes)
     return found
+
+
+def _array(call: Call, name: str, value: Any) -> Any:
+    """An array as it is, of JAX or NumPy (a file of it is not read); what JAX would change in silence is refused."""
+    if isinstance(value, jax.Array):
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        call.array(name, value)  # refuses it
+    a = np.asarray(value)
+    if a.dtype.kind in "OSUMm":
+        call.fail(TypeError, name, "an array of numbers", f"an array of {a.dtype.name}")
+    if not a.dtype.isnative:
+        call.array(name, a[:0])  # refuses it
+    if not isinstance(value, np.memmap):
+        call.narrowed(name, a)
+    return a
 
 
 def size(bucket: Mapping[str, Any]) -> int:

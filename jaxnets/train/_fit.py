@@ -13,14 +13,14 @@ from jax.sharding import Mesh
 
 from jaxnets._shapes import Call
 from jaxnets.train import _processes
-from jaxnets.train._checks import check_loss_on_mesh, check_optimizer, check_rows, checked_mesh
+from jaxnets.train._checks import check_loss_on_mesh, check_optimizer, check_params, check_rows, checked_mesh, started
 from jaxnets.train._examples import buckets_of, size
 from jaxnets.train._keys import keys_of
 from jaxnets.train._loop import Loop, Progress
 from jaxnets.train._mesh import of_its_own_mesh
 from jaxnets.train._plan import Pieces, plan_of
 from jaxnets.train._run import Fitted, Run
-from jaxnets.train._steps import TrainState, program_of, runner, start
+from jaxnets.train._steps import TrainState, program_of, runner
 from jaxnets.train._validation import Validation, judge_of
 
 
@@ -93,7 +93,8 @@ def fit(
     buckets = buckets_of(call, "data", loss, data)
     judge = judge_of(call, loss, params, validation)
     mesh, keys = checked_mesh(call, mesh), keys_of(loss, params, buckets[0])
-    state, rows = start(params, optimizer, seed), dict(rows or {})
+    check_params(call, params)
+    state, rows = started(call, params, optimizer, seed), dict(rows or {})
     check_optimizer(call, optimizer, state)
     check_rows(call, rows, state, optimizer, buckets)
     if mesh is not None:

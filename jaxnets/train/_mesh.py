@@ -133,6 +133,8 @@ def on_all(run: Callable[..., Any], mesh: Mesh, is_dealt: bool) -> Callable[...,
 def gathered(a: jax.Array, rest: int, mesh: Mesh) -> jax.Array:
     """Within `on_all`: what a device has of a batch, the last `rest` as all have it -> what all have of it."""
     each = len(a) - rest
+    if not each:
+        return a
     return jnp.concatenate([lax.all_gather(a[:each], mesh.axis_names, tiled=True), a[each:]])
 
 

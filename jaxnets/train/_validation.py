@@ -53,14 +53,18 @@ class Judge(NamedTuple):
         for name, data in self.by_name.items():
             found = scores(self.loss, self.predict, run.state.params, data)
             entry |= {f"{name}_{score}": value for score, value in found.items()}
+            if not math.isfinite(found["loss"]):
+                self._refuse(run, name, data, found["loss"])
             if name == "validation":
-                self._decide(run, data, found)
+                self._decide(run, found)
 
-    def _decide(self, run: Run, data: list[dict[str, Any]], found: dict[str, float]) -> None:
-        if not math.isfinite(found["loss"]):
-            for bucket in data:
-                refuse_bad_data("validation", self.loss, self.given, bucket, np.arange(size(bucket)), Keys.NONE)
-            run.diverged(f"the validation loss after step {run.step} is {found['loss']}")
+    def _refuse(self, run: Run, name: str, data: list[dict[str, Any]], loss: float) -> None:
+        for i, bucket in enumerate(data):
+            which = name if len(data) == 1 else f"{name}[{i}]"
+            refuse_bad_data(which, self.loss, self.given, bucket, np.arange(size(bucket)), Keys.NONE)
+        run.diverged(f"the {name} loss after step {run.step} is {loss}")
+
+    def _decide(self, run: Run, found: dict[str, float]) -> None:
         if self.monitor not in found:
             Call("fit").fail(ValueError, "monitor", f"one of the scores ({', '.join(found)})", repr(self.monitor))
         run.judge(found[self.monitor] if self.monitor == "loss" else -found[self.monitor])
@@ -77,6 +81,8 @@ def judge_of(call: Call, loss: Callable[..., Any], params: Any, validation: Any)
         call.fail(ValueError, "predict", f"given where monitor is {asked.monitor!r}", None)
     if needs_key(loss):
         call.fail(TypeError, "loss", "one whose key has a default, for validation", "one that always needs a key")
+    if not isinstance(asked.also, Mapping):
+        call.fail(TypeError, "also", 'a dict of data by name, as {"training": …} is', type(asked.also).__name__)
     if "validation" in asked.also:
         call.fail(ValueError, "also", "names other than that of the validation set", "'validation'")
     named = {f"also[{name!r}]": data for name, data in asked.also.items()} | {"validation": asked.data}
