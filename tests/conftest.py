@@ -45,7 +45,7 @@ SLOW = {
     "test_check_asked.py::*[[]three turns*": "a solver's rule wrong in further ways; quick tests have two",
     "test_check_asked.py::*[[]a little*": "a solver's rule wrong in further ways; quick tests have two",
     "test_check_asked.py::test_in_float32_too": "the same solvers in float32",
-    "test_check_random.py::*[[]more]": "a hundred random programs; the quick test draws three",
+    "test_check_random.py::*[[]more]": "a hundred random programs; the quick test draws two",
     "test_check_rules.py::test_our_own_rules*": "the checker over all rules of our nets, which other quick tests hold "
     "against autodiff, oracles and differences",
     "test_check_causes.py::test_a_mutant_of_each_kind*[[][s-z]*": "mutants of further kinds; quick tests have "
@@ -57,6 +57,11 @@ SLOW = {
     "at each of its operations on files",
     "test_cli_train.py::test_killed_without_a_word": "a run in a process of its own, killed and gone on with; a quick "
     "test does so in its own process",
+    "test_cli_train.py::test_by_hand_and_by_autodiff*[[][!r]*": "the same for the other nets",
+    "test_cli_train.py::test_completion[[][!b]*": "further shells",
+    "test_cli_train.py::test_ctrl_c_in_the_first_seconds*[[][!0]*": "further moments",
+    "test_cli_train.py::test_ctrl_c_in_the_first_seconds*0.[18]*": "further moments",
+    "test_check_asked.py::*what_they_lead_to[[]False]": "one more wrong solver",
     "test_cli_train.py::test_demo": "the demo from end to end; its parts have tests of their own",
     "test_processes.py::test_[!f]*": "two or three real processes for each test, some of which wait for one that never "
     "comes; a quick test, `test_from_the_shell`, has two that go well",
