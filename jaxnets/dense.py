@@ -36,8 +36,8 @@ class Params(NamedTuple):
 def init(key: Any, sizes: Any = (784, 128, 10), *, bias: bool = True, dtype: Any = jnp.float32) -> Params:
     """Random weights for layers of `sizes = (n_0, …, n_L)`; `n_L = 1` makes the net logistic, more make it softmax.
 
-    W_l is normal with variance 1/n_{l−1}, which keeps the size of what flows through tanh near its straight part
-    from layer to layer; b_l is zero.
+    W_l is normal with variance 1/n_{l−1}, which keeps activations in the linear part of tanh from layer to layer;
+    b_l is zero.
 
     >>> import jax
     >>> init(jax.random.key(0), sizes=(4, 3, 2)).W[1].shape
@@ -118,7 +118,7 @@ def forward(params: Params, x: Any) -> jax.Array:
 
 
 def loss(params: Params, x: Any, y: Any, *, weights: Any = None, reduction: str = "mean") -> jax.Array:
-    """Loss over the batch, float32 or wider: targets `y [B]` in [0, 1] where n_L is 1, else classes.
+    """Loss over the batch, float32 or wider: targets `y [B]` in [0, 1] if n_L is 1, otherwise classes.
 
     `weights` and `reduction` as for `heads.logistic`; a mask hides targets, not inputs. `jax.grad(loss)` runs the
     hand-written rule.

@@ -14,7 +14,7 @@ Forward                                          Backward
                                                      (G7) x̄ = z̄ Wᵀ + z̄_y r,  η̄ = s̄ Uᵀ
 
 The hidden vector has no nonlinearity of its own: h·v = x M ηᵀ with M = W diag(v) Uᵀ [a, b]. For many rows the rule
-folds it away so, and [B, c] never exists; the same equations, with the sum over rows taken first (`_folds`).
+uses this form and never builds [B, c]: the same equations, with the sum over rows taken first (`_folds`).
 
 Reference: R. Memisevic, Learning to relate images, IEEE TPAMI 35 (2013), for nets that multiply two inputs.
 """

@@ -1,6 +1,6 @@
 """Heads: where every backward pass begins.
 
-Symbols of one example; a batch is rows, and any number of leading axes may stand before them:
+Symbols of one example; a batch is rows, and any number of leading axes may precede them:
 
     h [H]      the hidden vector              v [H], c []     logistic head (one output)
     t []       target in [0, 1]               V [H, C], c [C] softmax head (C classes)
@@ -61,7 +61,7 @@ def _reference_logits(h: jax.Array, V: jax.Array, c: jax.Array | None) -> jax.Ar
 
 
 def reference_loss(z: Any, y: Any, *, weights: Any = None, reduction: str = "mean") -> jax.Array:
-    """(H2, H5) of logits, in plain `jnp` without a rule: logistic where `z` has the axes of `y`, else softmax."""
+    """(H2, H5) of logits, in plain `jnp` without a rule: logistic if `z` has the axes of `y`, otherwise softmax."""
     call = Call("heads.reference_loss")
     batch, softmax = _batch_axes(call.axes("y", y)), call.axes("z", z) == call.axes("y", y) + 1
     z = call.floats("z", z, f"{batch} C" if softmax else batch)
@@ -231,7 +231,7 @@ def logistic(h: Any, v: Any, c: Any, t: Any, *, weights: Any = None, reduction: 
     """Logistic loss (H1, H2) of `h […, H]` with `v [H]`, `c []` or None, and targets `t […]` anywhere in [0, 1].
 
     Args:
-      weights: `[…]` as `t`. Booleans are a mask: what is False is never read and counts for nothing. Numbers
+      weights: `[…]` as `t`. Booleans are a mask: entries that are False are never read and do not count. Numbers
         multiply each loss.
       reduction: `"mean"` (over what is scored: the sum of weighted losses over the sum of weights, 0 where that is
         0), `"sum"`, or `"none"` for a loss per example. For a mean of float32 the weights add up to something between

@@ -6,7 +6,8 @@ Symbols; a batch is rows, the batch axis may be absent; t = 1 … T:
     h [B, T, H]  states, h_t [B, H]              W [H, H]  from state to state     c      bias of the head
     h0 [B, H]    state before the first step     V [H, C]  from state to head (or [H], one output)
 
-Integer x [B, T] picks rows of U: one-hot inputs without the one-hot. Steps beyond a row's length leave its state be.
+Integer x [B, T] picks rows of U: one-hot inputs without the one-hot. Steps beyond a row's length do not change its
+state.
 
 Forward                                          Backward; g_t = ∂ℓ/∂h_t through the head at t alone (H4, H7)
     (R1) a_t = x_t U + h_{t−1} W (+ b),              (R3) δ_t = (g_t + δ_{t+1} Wᵀ) ⊙ (1 − h_t²),  δ_{T+1} = 0
@@ -15,8 +16,8 @@ Forward                                          Backward; g_t = ∂ℓ/∂h_t t
          step (ℓ = Σ_t ℓ_t) or at the last           (R6) truncated to n steps: δ_{t+1} Wᵀ is dropped where n divides t
                                                      (R7) descent: θ ← θ − α ∂ℓ/∂θ
 
-Time goes by in chunks: one product a chunk for x U, W̄, Ū and x̄, and the states of a chunk can be computed again from
-the one that was carried into it, which is then all that the backward pass keeps (`_plan`).
+Time is processed in chunks, with one product per chunk for x U, W̄, Ū and x̄. The states of a chunk can be recomputed
+from the state that enters it; the backward pass then keeps only that one (`_plan`).
 
 Reference: P. J. Werbos, Backpropagation through time: what it does and how to do it, Proc. IEEE 78 (1990).
 """
@@ -62,9 +63,9 @@ class Params(NamedTuple):
 def init(key: Any, inputs: int, hidden: int, outputs: int, *, bias: bool = True, dtype: Any = jnp.float32) -> Params:
     """Random weights; `outputs=1` makes the net logistic, more make it softmax.
 
-    W is a random orthogonal matrix, which neither shrinks nor swells what is carried from step to step. U is normal
-    with variance 1/inputs and V with variance 1/hidden, so that inputs and states of unit size give sums of unit
-    size; biases are zero.
+    W is a random orthogonal matrix, which keeps the size of what is passed from step to step. U is normal with variance
+    1/inputs and V with variance 1/hidden, so that inputs and states of unit size give sums of unit size. Biases are
+    zero.
 
     >>> import jax
     >>> init(jax.random.key(0), inputs=4, hidden=3, outputs=2).V.shape
@@ -92,7 +93,7 @@ def reference(
     truncate: int | None = None,
     save: str | int = "auto",
 ) -> jax.Array:
-    """The forward pass as the page writes it, without a rule; same call as `forward` (`save` is autodiff's affair)."""
+    """The forward pass as the page writes it, without a rule; same call as `forward` (`save` has no effect)."""
     call = Call("rnn.reference")
     params, data, how = _check(call, params, x, lengths, h0, truncate, save)
     return _reference(params, data, call.flag("every_step", every_step), how.truncate)
@@ -352,10 +353,10 @@ def states(
 
     Args:
       h0: `[B, H]`, zero if absent; it has a gradient.
-      lengths: `[B]`, from 0 to T. What lies beyond is never read; states there are 0, and so is what flows back.
-      truncate: n of R6: nothing is handed back from step t + 1 to t where n divides t. Absent: full backpropagation.
+      lengths: `[B]`, from 0 to T. What lies beyond is never read; states and gradients there are 0.
+      truncate: n of R6: no gradient flows from step t + 1 to t if n divides t. None: full backpropagation.
       save: what the backward pass keeps. `"all"` states, half of what autodiff keeps or less. An integer n: one state
-        in n; the others are computed again, which takes longer, and the least memory where n is about √(T/3). `"auto"`:
+        in n; the others are recomputed, which takes longer; memory is least if n is about √(T/3). `"auto"`:
         all up to half a GiB of them (on a GPU or TPU one GiB), and one in about √(T/3) beyond.
 
     Without the batch axis, `[T, D]` gives `[T, H]`. Gradients with respect to `x`, `U`, `W`, `b`, `h0` are R3 to R6 by
@@ -391,7 +392,7 @@ def forward(
     save: str | int = "auto",
 ) -> jax.Array:
     """Logits of the last valid step, `[B, C]`, or with `every_step` of all, `[B, T, C]`; without the last axis where
-    the net has one output. Arguments as for `states`; beyond a row's length stand the logits of a zero state."""
+    the net has one output. Arguments as for `states`; steps beyond a row's length get the logits of a zero state."""
     call = Call("rnn.forward")
     params, data, how = _check(call, params, x, lengths, h0, truncate, save)
     out = "states" if call.flag("every_step", every_step) else "last"
@@ -413,8 +414,8 @@ def loss(
 ) -> jax.Array:
     """Loss, float32 or wider: `y [B]` scores the last valid step, `y [B, T]` every valid step.
 
-    Targets lie in [0, 1] where the net has one output, else they are classes. The mean is over what is scored: rows, or
-    all valid steps of the batch. `weights` (shaped as `y`; a mask hides targets, not inputs) and `reduction` as for
+    Targets lie in [0, 1] if the net has one output; otherwise they are classes. The mean is over what is scored: rows,
+    or all valid steps of the batch. `weights` (shaped as `y`; a mask hides targets, not inputs) and `reduction` as for
     `heads.logistic`, the rest as for `states`; `every_step` follows from `y` and need not be given. `jax.grad(loss)`
     runs the hand-written rule.
     """

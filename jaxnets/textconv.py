@@ -13,9 +13,9 @@ Forward                                          Backward
          where several tie                           (C6) w̄_{m_j+i} += c_j U[i, :, j]
     (C3) h_j = max_t tanh(s_tj) = tanh(s_{m_j j})    (C7) Ē[token_t] += w̄_t
 
-tanh rises everywhere, so it is taken of the winners alone; and gradient flows to the winners alone. Where scores tie,
-the first window wins: it has the value and all of the gradient. A sentence shorter than the window, of length 0 too, is
-one window whose missing words are zero vectors; what lies beyond a sentence's length is never read.
+tanh is increasing, so it is applied to the winners only, and only they get gradient. If scores tie, the first window
+wins: it has the value and all of the gradient. A sentence shorter than the window (even of length 0) is one window,
+padded with zero vectors. What lies beyond a sentence's length is never read.
 
 Reference: Y. Kim, Convolutional neural networks for sentence classification, EMNLP 2014.
 """
@@ -72,11 +72,11 @@ def init(
     bias: bool = True,
     dtype: Any = jnp.float32,
 ) -> Params:
-    """Random weights for windows of each of `widths`, `filters` to a width; `vocab` words make a table E, without it
-    the net is given word vectors. `outputs=1` makes the net logistic, more make it softmax.
+    """Random weights for windows of each of `widths`, `filters` to a width; `vocab` words make a table E; without it
+    the net takes word vectors. `outputs=1` makes the net logistic, more make it softmax.
 
     E is uniform within ±1/4 (the size of common pretrained vectors). U is normal with variance 1/(k·embed), so that
-    scores have the size of a word vector's entries and the winners stand near the straight part of tanh; V is normal
+    scores have the size of a word vector's entries and the winners lie in the linear part of tanh; V is normal
     with variance one over the number of features; biases are zero.
 
     >>> import jax
@@ -336,7 +336,7 @@ def max_over_time(x: Any, U: Any, b: Any = None, lengths: Any = None, *, width: 
       b: `[F]`, the filters' bias.
       lengths: `[B]`, from 0 to T; what lies beyond is never read.
 
-    Where scores tie, the first window wins: it has the value and all of the gradient. Gradients with respect to `x`,
+    If scores tie, the first window wins: it has the value and all of the gradient. Gradients with respect to `x`,
     `U` and `b` are C4 to C6 by hand.
     """
     call = Call("textconv.max_over_time")
@@ -378,7 +378,7 @@ def loss(
     drop: float = 0.0,
     key: Any = None,
 ) -> jax.Array:
-    """Loss over the batch, float32 or wider: targets `y [B]` in [0, 1] where the net has one output, else classes.
+    """Loss over the batch, float32 or wider: targets `y [B]` in [0, 1] if the net has one output, otherwise classes.
 
     `x` and `lengths` as for `forward`, `weights` and `reduction` as for `heads.logistic`; a mask hides targets, not
     inputs. With a `key`, each feature is dropped with probability `drop`, and the others are scaled up by as much: one

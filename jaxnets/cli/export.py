@@ -23,7 +23,7 @@ of any number of examples, of any length.
 
     jaxnets export runs/rnn-digits-1 --out digits.jaxnet
 
-Beside it stands FILE.json: the inputs in their order, the classes, and how data become numbers. To serve it:
+FILE.json beside it lists the inputs in their order, the classes and the preprocessing. To serve it:
     net = jax.export.deserialize(bytearray(open("digits.jaxnet", "rb").read()))
     probabilities = net.call(x)
 

@@ -65,7 +65,7 @@ def load(folder: str | Path, like: Any) -> tuple[Any, dict[str, Any], Path] | No
     """The newest whole checkpoint of a folder: arrays in the structure of `like`, record, file; None if there is none.
     A leaf comes back as what it is in `like`: an array of JAX's or NumPy's, or a number of Python's.
 
-    A damaged one is told by a warning, and the one before it is tried; where all are damaged, ValueError.
+    A damaged one is reported by a warning and the one before it is tried; if all are damaged, ValueError is raised.
     """
     found = newest(folder)
     return found and (as_in(like, found[0], found[2]), *found[1:])

@@ -47,35 +47,35 @@ def fit(
       loss: `loss(params, …)`, a number; any loss of this package, or your own. One that takes a `key` (for dropout)
         gets other ones each step: a key for each example, `[batch]`, where it takes such an array as
         `textconv.loss` does, so that what is drawn does not depend on where an example is computed; else one key.
-      params: not changed; a run has its own copy.
+      params: a pytree of floating arrays; it is copied, not changed.
       data: the loss's other arguments, as a tuple in their order or a dict of their names; examples along the first
-        axis. A list of these is a list of buckets, each with shapes of its own (sentences of about one length, say),
-        which take turns. What is left when an epoch is cut into batches sits it out, another part each time.
-      optimizer: of optax, if it asks for no more than gradients, parameters and the loss; schedules, clipping and
-        weight decay are its affair.
-      validation: data as above, scored after each epoch; the parameters of the epoch with the least loss are the
-        result. `train.Validation(data, predict=…, monitor="accuracy", patience=5)` says more.
-      rows: `{"E": "x"}` says that a batch reads only the rows of the table `params.E` that its `x` names. Only rows
-        that get gradient are then updated, and their moments in the optimizer: a step does not walk over the table.
-        Momentum and Adam's moments of the other rows rest meanwhile, and weight decay passes them by; SGD, with
-        clipping by the global norm or without, does the same as without.
-      out: a folder for checkpoints, one an epoch and one a minute; if there is one of this run, it goes on from there,
-        and ends with the same bits as if it had never stopped. One of a run with another loss, optimizer, seed, batch,
-        monitor or other data is refused.
-      watch: called with a `Progress` when steps are done; if it returns True, the run is saved and stops.
-      mesh: `jax.make_mesh((N,), ("batch",))`, or any of one axis: each of its devices takes its share of every batch,
-        and the outcome is that of one device, dropout included, to the rounding of sums in another order. What the
-        batch has beyond equal shares is computed by all, so that a batch that N divides is the fastest. The loss must
-        be a mean over examples, over valid steps, or by `weights`, as ours are; a `key` it must take for each example.
-        Of several processes (`jax.distributed.initialize`) each calls `fit` with the same arguments and a mesh of all
-        devices. A process then puts on its devices no more of the data than their shares of the steps at hand (of a
-        `np.memmap` it reads no more); process 0 alone reads and writes checkpoints; `watch` is called in each, and the
-        run stops where one of them says so. Parameters are at first those of process 0, and come out on each.
-      pieces: `train.Pieces(at_once=…, budget=…)`: how many steps there are between two calls of `watch`, and how many
-        bytes of data are put on the device as a whole.
+        axis. A list of these is a list of buckets with different shapes (sentences of similar length, say); they are
+        interleaved. The incomplete last batch of an epoch is dropped; which examples it holds changes each epoch.
+      optimizer: any optax optimizer that needs no more than gradients, parameters and the loss. Schedules, clipping
+        and weight decay belong to it.
+      validation: data as above, scored after each epoch; the parameters of the epoch with the least loss are
+        returned. `train.Validation(data, predict=…, monitor="accuracy", patience=5)` sets more.
+      rows: `{"E": "x"}` says that a batch reads only those rows of the table `params.E` that its `x` names. Only rows
+        with a gradient are then updated, with their optimizer moments, so a step does not touch the whole table.
+        Moments of the other rows do not change meanwhile, and weight decay skips them. For SGD, with or without
+        clipping by the global norm, the result is the same as without `rows`.
+      out: a folder for checkpoints, saved once an epoch and once a minute. If it has one of this run, training resumes
+        there and ends with the same bits as if it had never stopped. A checkpoint of another loss, optimizer, seed,
+        batch, monitor or other data is refused.
+      watch: called with a `Progress` after some steps; if it returns True, the run is saved and stops.
+      mesh: `jax.make_mesh((N,), ("batch",))`, or any mesh of one axis. Each device computes its share of every batch;
+        the result is that of one device, dropout included, up to the rounding of sums in another order. Examples beyond
+        equal shares are computed by all devices, so a batch size that N divides is fastest. The loss must be a mean
+        over examples, over valid steps, or by `weights`, as ours are; if it takes a `key`, then one for each example.
+        With several processes (`jax.distributed.initialize`), each calls `fit` with the same arguments and a mesh of
+        all devices. A process sends its devices only their shares of the next steps (and reads no more of an
+        `np.memmap`). Process 0 alone reads and writes checkpoints; `watch` is called in each, and the run stops if any
+        returns True. Training starts from the parameters of process 0; the result is returned in each.
+      pieces: `train.Pieces(at_once=…, budget=…)`: how many steps run between two calls of `watch`, and how many bytes
+        of data are kept on the device as a whole.
 
     Raises:
-      Diverged: the loss became NaN or infinite; names the step and the last good checkpoint.
+      Diverged: the loss became NaN or infinite; the message names the step and the last good checkpoint.
       Lost: another process has stopped or cannot be reached.
 
     >>> import jax, numpy as np, optax

@@ -21,7 +21,7 @@ def scores(
     data: Any,
     batch: int = 1024,
 ) -> dict[str, float]:
-    """`loss`, its mean over examples, over valid steps where a target stands at each, or by `weights`, whatever the
+    """`loss`, its mean over examples, over valid steps if there is a target at each, or by `weights`, whatever the
     size of batches; with `predict` also `accuracy` over the same and, for one output, `auc`. Data as for `fit`, the
     targets called `y`."""
     call = Call("scores")
