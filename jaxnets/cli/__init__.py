@@ -27,7 +27,7 @@ jaxnets checks derivatives written by hand, and trains nets by them.
 
     jaxnets check homework.py:loss --by-hand grads      is my gradient right? which line is wrong?
     jaxnets check model.py:loss --rules                 is every custom_vjp rule right?
-    jaxnets demo                                        see everything, in about two minutes
+    jaxnets demo                                        see everything, in a little over a minute
     jaxnets train textconv --data tsv:messages.tsv      train a net on label<TAB>text lines
 {run}
 `jaxnets --help` lists all commands."""

@@ -18,9 +18,9 @@ from jaxnets.cli._watching import watching
 from jaxnets.train._checkpoint import write_whole
 
 ABOUT = """\
-Everything at a glance, in about a minute: derivations from worksheets, checked; one wrong derivation with its line,
-cause and picture; every gradient of every net against autodiff; each net trained on built-in data by its hand-written
-gradient and by autodiff, from the same seed; one page that shows all of it.
+Everything at a glance, in a little over a minute: derivations from worksheets, checked; one wrong derivation with its
+line, cause and picture; every gradient of every net against autodiff; each net trained on built-in data by its
+hand-written gradient and by autodiff, from the same seed; one page that shows all of it.
 
     jaxnets demo
     jaxnets demo --out first-look
