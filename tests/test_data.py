@@ -55,6 +55,10 @@ def test_texts(tmp_path):
     jsonl = data.read_jsonl(put(tmp_path, '{"t": "a", "l": 3}\n{"t": "b", "l": "x"}\n'), text="t", label="l")
     assert jsonl == (["a", "b"], *jsonl[1:])
     assert jsonl.classes == ("3", "x")
+    assert data.read_jsonl(put(tmp_path, '{"text": "a", "label": true}\n{"text": "b", "label": "True"}\n')).classes == (
+        "True",
+        "true",
+    )
 
 
 def test_csv(tmp_path):
@@ -141,6 +145,7 @@ BAD = {
     "no rows": (lambda d: data.read_tsv(put(d, "\n\n")), ValueError, "must have at least one row; it has none"),
     "no JSON": (lambda d: data.read_jsonl(put(d, '{"text": "a", "label": 1}\n{')), ValueError, "line 2: must be an object of JSON; got '{'"),
     "no label": (lambda d: data.read_jsonl(put(d, '{"text": "a"}')), ValueError, "line 1: must be an object with 'text' and 'label'"),
+    "a name twice": (lambda d: data.read_jsonl(put(d, '{"text": "a", "label": 1, "text": "b"}')), ValueError, "line 1: must be an object of JSON; got .*a name twice, of text, label, text"),
     "no string": (lambda d: data.read_jsonl(put(d, '{"text": 3, "label": 1}')), ValueError, "must be a string under 'text'; got 3"),
     "ragged": (lambda d: data.read_csv(put(d, "a,b\n1,2\n\n1,2,3")), ValueError, r"line 4: must be 2 cells \(a, b\); got 3"),
     "ragged after a quoted line": (lambda d: data.read_csv(put(d, 'a,b\n1,"x\ny"\n2\n')), ValueError, r"line 4: must be 2 cells"),

@@ -75,7 +75,7 @@ def read_jsonl(path: str | Path, text: str = "text", label: str = "label") -> Te
     rows = []
     for number, line in _lines(path):
         try:
-            found = json.loads(line)
+            found = json.loads(line, object_pairs_hook=_without_doubles)
         except (ValueError, RecursionError) as error:
             _fail(path, "an object of JSON", f"{line[:40]!r} ({error})", number)
         if not isinstance(found, dict) or not {text, label} <= set(found):
@@ -84,10 +84,11 @@ def read_jsonl(path: str | Path, text: str = "text", label: str = "label") -> Te
             _fail(path, f"a string under {text!r}", repr(found[text]), number)
         if not isinstance(found[label], str | int):
             _fail(path, f"a string or a whole number under {label!r}", repr(found[label]), number)
-        for name, said in (("text", found[text]), ("label", str(found[label]))):
+        named = json.dumps(found[label]) if isinstance(found[label], bool) else str(found[label])
+        for name, said in (("text", found[text]), ("label", named)):
             if said != said.encode("utf-8", "ignore").decode():
                 _fail(path, f"a {name} of whole characters", "half of a surrogate pair", number)
-        rows.append((str(found[label]), found[text]))
+        rows.append((named, found[text]))
     return _labelled(path, rows)
 
 
@@ -165,6 +166,13 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
 
 
 # Inside.
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"a name twice, of {', '.join(name for name, _ in pairs)}")
+    return found
 
 
 def is_number(cell: str) -> bool:
