@@ -622,6 +622,21 @@ def test_a_turned_array_is_kept_as_it_is(tmp_path):
     np.testing.assert_array_equal(train.load(tmp_path, {"a": jnp.zeros((4, 3))})[0]["a"], a)
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_must_be_new(tmp_path, monkeypatch, links):
+    """Also on file systems that have no links."""
+
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr("os.link", refused)
+    _checkpoint.write_whole(tmp_path / "a", b"first", only_new=True)
+    with pytest.raises(FileExistsError):
+        _checkpoint.write_whole(tmp_path / "a", b"second", only_new=True)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"first")]
+
+
 def test_a_folder_that_is_taken_away_is_not_made_anew(tmp_path):
     out = tmp_path / "run"
     with pytest.raises(FileNotFoundError, match="run was deleted during the run"):

@@ -111,12 +111,12 @@ def _on_ctrl_c(do: Callable[[int, Any], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before, told, sys.unraisablehook = signal.signal(signal.SIGINT, do), sys.unraisablehook, _untold
+    handler, hook, sys.unraisablehook = signal.signal(signal.SIGINT, do), sys.unraisablehook, _untold
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before or signal.default_int_handler)
-        sys.unraisablehook = told
+        signal.signal(signal.SIGINT, handler or signal.default_int_handler)
+        sys.unraisablehook = hook
 
 
 def _note(number: int, _: Any) -> None:

@@ -15,7 +15,7 @@ from jaxnets import check
 from jaxnets.check._names import Given, call, fresh, is_floating
 from jaxnets.check._picture import can_be_drawn
 from jaxnets.check._report import WRONG
-from jaxnets.cli import INTERRUPTED, fail, nobody_reads
+from jaxnets.cli import fail
 from jaxnets.cli._load import Files, arguments
 from jaxnets.cli._parsing import parse, said
 
@@ -74,10 +74,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         return _run(options)
     except BrokenPipeError:
-        return nobody_reads()
-    except KeyboardInterrupt:
-        fail("interrupted")
-        return INTERRUPTED
+        raise  # whoever calls this says what that means
     except (ValueError, TypeError, OSError, ImportError, check.CallerError) as error:
         message = str(error)
     except SystemExit as error:  # by the caller's code: its exit code must not be taken for a verdict

@@ -105,8 +105,7 @@ def write_whole(path: Path, content: bytes, only_new: bool = False) -> None:
             file.flush()
             os.fsync(file.fileno())
         if only_new:
-            os.link(part, path)
-            part.unlink()
+            _put_if_new(part, path)
         else:
             part.replace(path)
     except BaseException as error:
@@ -144,6 +143,18 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _put_if_new(part: Path, path: Path) -> None:
+    try:
+        os.link(part, path)
+        part.unlink()
+    except FileExistsError:
+        raise
+    except OSError as error:  # a file system without links, as of a memory stick: looked at, then put there
+        if path.exists():
+            raise FileExistsError(error.errno, "is there", str(path)) from error
+        part.replace(path)
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -92,7 +92,7 @@ def fit(
         call.fail(TypeError, "optimizer", "one of optax, as optax.adam(1e-3) is", type(optimizer).__name__)
     buckets = buckets_of(call, "data", loss, data)
     judge = judge_of(call, loss, params, validation)
-    mesh, keys = checked_mesh(call, mesh), keys_of(loss, params, buckets[0])
+    mesh, keys = checked_mesh(call, mesh), keys_of(loss, params, buckets[0], min(batch, size(buckets[0])))
     check_params(call, params)
     state, rows = started(call, params, optimizer, seed), dict(rows or {})
     check_optimizer(call, optimizer, state)

@@ -25,13 +25,13 @@ class Keys(Enum):
         return {"key": key if self is Keys.ONE else jax.random.split(key, examples)}
 
 
-def keys_of(loss: Callable[..., Any], params: Any, data: Mapping[str, Any]) -> Keys:
+def keys_of(loss: Callable[..., Any], params: Any, data: Mapping[str, Any], batch: int) -> Keys:
     """Told by trying: `jax.random` refuses an array of keys where one is expected."""
     if "key" not in inspect.signature(loss).parameters:
         return Keys.NONE
-    few = abstract(data, 3) | {"key": jax.random.split(jax.random.key(0), 3)}
+    examples = abstract(data, batch) | {"key": jax.random.split(jax.random.key(0), batch)}
     try:
-        jax.eval_shape(lambda params, few: loss(params, **few), params, few)
+        jax.eval_shape(lambda params, examples: loss(params, **examples), params, examples)
     except (TypeError, ValueError):
         return Keys.ONE
     return Keys.EACH
